@@ -1,0 +1,172 @@
+//! Names of users and groups. A look-up may go over the network and hang, so it is never made
+//! for a caller: the names that the configuration mentions are looked up at load and every
+//! minute on a thread of their own, and callers are compared with the last answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::{Group, User};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often names are looked up again.
+const EVERY: Duration = Duration::from_secs(60);
+/// How long all the look-ups of one round may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer stands after look-ups began to fail.
+const STANDS: Duration = Duration::from_secs(600);
+
+/// Names that somebody asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WantedNames {
+    /// Names of users.
+    pub users: BTreeSet<String>,
+    /// Names of groups.
+    pub groups: BTreeSet<String>,
+}
+
+/// The numbers that names stood for when they were last looked up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    users: BTreeMap<String, u32>,
+    groups: BTreeMap<String, u32>,
+}
+
+impl Names {
+    /// Looks all of them up; blocks for as long as the name services take.
+    ///
+    /// # Errors
+    ///
+    /// The first name whose look-up failed, which is not the same as finding that there is none.
+    pub fn look_up(wanted: &WantedNames) -> Result<Self, String> {
+        let mut names = Self::default();
+        for name in &wanted.users {
+            let found = User::from_name(name).map_err(|errno| format!("user {name}: {errno}"))?;
+            names
+                .users
+                .extend(found.map(|user| (name.clone(), user.uid.as_raw())));
+        }
+        for name in &wanted.groups {
+            let found = Group::from_name(name).map_err(|errno| format!("group {name}: {errno}"))?;
+            names
+                .groups
+                .extend(found.map(|group| (name.clone(), group.gid.as_raw())));
+        }
+        Ok(names)
+    }
+
+    /// The number of a user.
+    pub fn uid(&self, name: &str) -> Option<u32> {
+        self.users.get(name).copied()
+    }
+
+    /// The number of a group.
+    pub fn gid(&self, name: &str) -> Option<u32> {
+        self.groups.get(name).copied()
+    }
+
+    /// The wanted names of a user.
+    pub fn of_user(&self, uid: u32) -> impl Iterator<Item = &str> {
+        of(&self.users, uid)
+    }
+
+    /// The wanted names of a group.
+    pub fn of_group(&self, gid: u32) -> impl Iterator<Item = &str> {
+        of(&self.groups, gid)
+    }
+}
+
+fn of(names: &BTreeMap<String, u32>, number: u32) -> impl Iterator<Item = &str> {
+    let named = names.iter().filter(move |(_, n)| **n == number);
+    named.map(|(name, _)| name.as_str())
+}
+
+/// One round on a thread of its own, given up after the timeout: the thread ends by itself.
+async fn look_up_in_time(wanted: &Arc<WantedNames>) -> Result<Names, String> {
+    let wanted = Arc::clone(wanted);
+    let round = tokio::task::spawn_blocking(move || Names::look_up(&wanted));
+    match tokio::time::timeout(TIMEOUT, round).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
+    }
+}
+
+/// Keeps the names fresh.
+#[derive(Debug)]
+pub struct NameKeeper {
+    wanted: Arc<WantedNames>,
+    names: watch::Sender<Arc<Names>>,
+}
+
+impl NameKeeper {
+    /// Looks up all names once, so that the first caller finds them.
+    pub async fn start(wanted: WantedNames) -> Self {
+        let wanted = Arc::new(wanted);
+        let names = look_up_in_time(&wanted).await.unwrap_or_else(|reason| {
+            tracing::warn!(%reason, "user and group names cannot be looked up");
+            Names::default()
+        });
+        Self {
+            wanted,
+            names: watch::Sender::new(Arc::new(names)),
+        }
+    }
+
+    /// The last answers, now and later.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Names>> {
+        self.names.subscribe()
+    }
+
+    /// Looks them up again and again.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut answered = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+            if self.wanted.users.is_empty() && self.wanted.groups.is_empty() {
+                continue;
+            }
+            match look_up_in_time(&self.wanted).await {
+                Ok(names) => {
+                    answered = Instant::now();
+                    self.names.send_if_modified(|old| {
+                        let changed = **old != names;
+                        *old = Arc::new(names);
+                        changed
+                    });
+                }
+                Err(reason) if answered.elapsed() < STANDS => {
+                    tracing::warn!(%reason, "names cannot be looked up: the last answers stand");
+                }
+                Err(reason) => {
+                    tracing::error!(%reason, "names cannot be looked up: nobody has one now");
+                    self.names.send_replace(Arc::default());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_names_have_numbers_and_unknown_ones_are_no_error() {
+        let wanted = WantedNames {
+            users: ["root", "nobody-of-this-name"].map(str::to_owned).into(),
+            groups: ["root"].map(str::to_owned).into(),
+        };
+        let names = Names::look_up(&wanted).unwrap();
+        assert_eq!(names.uid("root"), Some(0));
+        assert_eq!(names.uid("nobody-of-this-name"), None);
+        assert_eq!(names.of_user(0).collect::<Vec<_>>(), ["root"]);
+        assert_eq!(names.of_group(0).collect::<Vec<_>>(), ["root"]);
+        assert_eq!(names.of_user(1).count(), 0);
+    }
+}

@@ -1,0 +1,92 @@
+//! The signing authority: which key signs for whom, and which public keys may be trusted.
+//!
+//! Others see a snapshot, replaced as a whole. A key is in it only after the documents that
+//! verifiers read hold it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::bundle::Bundle;
+use crate::entry::KeyRef;
+use crate::issuer::IssuerUrl;
+use crate::jose::jwk::Jwk;
+use crate::key::signing::SigningKey;
+use crate::spiffe_id::TrustDomain;
+
+/// The keys of one issuer, all of them published.
+#[derive(Debug, Clone)]
+pub struct IssuerKeys {
+    /// Its URL: the `iss` of its tokens.
+    pub url: IssuerUrl,
+    /// The key that signs, by name of its chain.
+    pub active: BTreeMap<Arc<str>, Arc<SigningKey>>,
+    /// Every key in its documents.
+    pub public: Vec<Jwk>,
+}
+
+/// All that is published at one moment, by name of the issuer.
+#[derive(Debug, Default)]
+pub struct Published(BTreeMap<Arc<str>, IssuerKeys>);
+
+/// Hands out keys; the one writer is the rotator.
+#[derive(Debug)]
+pub struct Authority {
+    trust_domain: TrustDomain,
+    published: watch::Sender<Arc<Published>>,
+}
+
+/// What it takes to sign for an issuer.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    /// The `iss`.
+    pub issuer: IssuerUrl,
+    /// The key.
+    pub key: Arc<SigningKey>,
+}
+
+impl Authority {
+    /// An authority without any key.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            published: watch::Sender::default(),
+        }
+    }
+
+    /// The key that signs for a chain at this moment; `None` as long as none is published.
+    pub fn signer(&self, chain: &KeyRef) -> Option<Signer> {
+        let published = self.published.borrow();
+        let issuer = published.0.get(&chain.issuer)?;
+        Some(Signer {
+            issuer: issuer.url.clone(),
+            key: Arc::clone(issuer.active.get(&chain.key)?),
+        })
+    }
+
+    /// The bundle of the trust domain: the keys of all issuers. `None` before any is published.
+    pub fn bundle(&self) -> Option<Bundle> {
+        let published = self.published.borrow();
+        let keys = published
+            .0
+            .values()
+            .flat_map(|issuer| issuer.public.iter().cloned());
+        let bundle = Bundle::new(self.trust_domain.clone(), keys);
+        (!published.0.is_empty()).then_some(bundle)
+    }
+
+    /// Wakes when what is published has changed.
+    pub fn changes(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// Shows others the keys of an issuer, which its documents must hold by now.
+    pub fn publish(&self, issuer: Arc<str>, keys: IssuerKeys) {
+        self.published.send_modify(|published| {
+            let mut all = published.0.clone();
+            all.insert(issuer, keys);
+            *published = Arc::new(Published(all));
+        });
+    }
+}

@@ -1,0 +1,240 @@
+//! `agent dev`: an agent for the current user, without any configuration.
+
+use std::fmt::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use nix::unistd::{Uid, geteuid, mkdtemp};
+
+use super::run::serve;
+use super::{Exit, Failure, Outcome, complain, say};
+use crate::config::Config;
+use crate::jose::jws::Unverified;
+use crate::telemetry;
+use crate::workload_api::client::WorkloadClient;
+
+/// Try the agent out: serve the current user, without any configuration, until Ctrl-C.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Where to keep keys, socket and files. Without it: svid-agent in $XDG_RUNTIME_DIR, or else a
+    /// new directory that is removed at the end.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+const AUDIENCE: &str = "test";
+
+pub(super) fn dev(args: &DevArgs) -> Outcome {
+    let place = Place::choose(args)?;
+    let text = configuration(&place.path);
+    let file = place.path.join("agent.conf");
+    let (config, _) = Config::parse(&file, &text)
+        .map_err(|report| Failure::new(Exit::Config, anyhow::Error::msg(report.to_string())))?;
+    telemetry::init(config.log);
+    std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    let client = WorkloadClient {
+        socket: config.socket_path.clone(),
+        timeout: Duration::from_secs(5),
+        wait: true,
+    };
+    let path = place.path.clone();
+    serve(config, || async move {
+        let svids = client.fetch_jwt(&[AUDIENCE.to_owned()], None).await?;
+        let token = svids.first().map_or("", |svid| &svid.svid);
+        say(welcome(&path, token)?)?;
+        Ok(())
+    })
+}
+
+/// Where the agent lives.
+struct Place {
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl Place {
+    fn choose(args: &DevArgs) -> anyhow::Result<Self> {
+        let (path, temporary) = match (&args.dir, runtime_dir()) {
+            (Some(dir), _) => (dir.clone(), false),
+            (None, Some(runtime)) => (runtime.join("svid-agent"), false),
+            (None, None) => {
+                let template = std::env::temp_dir().join("svid-agent.XXXXXX");
+                let made = mkdtemp(&template);
+                (
+                    made.with_context(|| format!("cannot make {}", template.display()))?,
+                    true,
+                )
+            }
+        };
+        if !temporary {
+            let made = std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path);
+            made.with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        let whole = path.canonicalize();
+        Ok(Self {
+            path: whole.with_context(|| format!("cannot use {}", path.display()))?,
+            temporary,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.temporary
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            complain(format_args!(
+                "agent: cannot remove {}: {error}",
+                self.path.display()
+            ));
+        }
+    }
+}
+
+/// `$XDG_RUNTIME_DIR`, if it is there and ours: after `su` it may be somebody else's.
+fn runtime_dir() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    let meta = std::fs::metadata(&path).ok()?;
+    (path.is_absolute() && meta.is_dir() && meta.uid() == geteuid().as_raw()).then_some(path)
+}
+
+/// The configuration as a text, so that it can be read, kept and changed.
+fn configuration(directory: &Path) -> String {
+    let tokens = quoted(&directory.join("tokens").join("me"));
+    let directory = quoted(directory);
+    let uid = Uid::effective();
+    format!(
+        r#"# What `agent dev` runs with; a start for a configuration of your own.
+agent {{
+  trust_domain = "dev.test"
+  data_dir     = {directory}
+  runtime_dir  = {directory}
+  log_level    = "warn"
+}}
+
+issuer "dev" {{
+  url = "https://localhost"
+  key "dev" {{
+    algorithm = "RS256"
+  }}
+}}
+
+attestor "unix" {{
+  discover_workload_path = true
+}}
+
+entry "me" {{
+  spiffe_id = "spiffe://dev.test/me"
+  selectors = ["unix:uid:{uid}"]
+}}
+
+token_file {tokens} {{
+  entry    = "me"
+  audience = "{AUDIENCE}"
+}}
+"#
+    )
+}
+
+/// A path as a string of the configuration.
+fn quoted(path: &Path) -> String {
+    let text = serde_json::Value::from(path.to_string_lossy()).to_string();
+    text.replace("${", "$${").replace("%{", "%%{")
+}
+
+/// What somebody sees who starts it for the first time.
+fn welcome(directory: &Path, token: &str) -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("this program cannot be found")?;
+    let agent = shell(&program);
+    let socket = shell(Path::new(&format!(
+        "unix://{}",
+        directory.join("api/api.sock").display()
+    )));
+    let file = shell(&directory.join("tokens/me"));
+    let unverified = Unverified::parse(token).context("the agent gave no usable token")?;
+    let subject = unverified
+        .untrusted_payload()
+        .get("sub")
+        .and_then(|sub| sub.as_str());
+    let mut text = String::new();
+    writeln!(
+        text,
+        "agent dev serves uid {} until Ctrl-C.",
+        Uid::effective()
+    )?;
+    writeln!(text)?;
+    for (name, place) in [
+        ("socket", "api/api.sock"),
+        ("token file", "tokens/me"),
+        ("webroot", "webroot/dev"),
+        ("configuration", "agent.conf"),
+    ] {
+        writeln!(text, "  {name:<14} {}", directory.join(place).display())?;
+    }
+    writeln!(text)?;
+    writeln!(
+        text,
+        "A token of {} for the audience {AUDIENCE}:",
+        subject.unwrap_or("nobody")
+    )?;
+    writeln!(text, "\n{token}\n")?;
+    writeln!(text, "In another terminal:\n")?;
+    writeln!(text, "  export SPIFFE_ENDPOINT_SOCKET={socket}")?;
+    writeln!(text, "  export SVID_TOKEN_FILE={file}\n")?;
+    writeln!(text, "Then try:\n")?;
+    for (what, command) in [
+        (
+            "fetch a token",
+            format!("{agent} fetch-jwt --audience {AUDIENCE}"),
+        ),
+        (
+            "validate the one in the file",
+            format!("{agent} validate-jwt --audience {AUDIENCE} --file \"$SVID_TOKEN_FILE\""),
+        ),
+        (
+            "be refused an identity that is not yours",
+            format!("{agent} fetch-jwt --audience {AUDIENCE} --spiffe-id spiffe://dev.test/other"),
+        ),
+    ] {
+        writeln!(text, "  # {what}\n  {command}\n")?;
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+/// A path as a word of a shell command.
+fn shell(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
+    if text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_valid_wherever_the_directory_is() {
+        for directory in ["/tmp/x", "/tmp/a b/${x}/%{y}/\"q\""] {
+            let text = configuration(Path::new(directory));
+            let parsed = Config::parse(Path::new("agent.conf"), &text);
+            let (config, _) = parsed.unwrap_or_else(|report| panic!("{report}"));
+            assert_eq!(config.data_dir, Path::new(directory));
+        }
+    }
+
+    #[test]
+    fn words_with_special_characters_are_quoted_for_the_shell() {
+        assert_eq!(shell(Path::new("/usr/bin/agent")), "/usr/bin/agent");
+        assert_eq!(shell(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+}

@@ -1,0 +1,106 @@
+//! `agent fetch-bundle`: the keys that tokens of this trust domain are signed with.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{Exit, Outcome, SocketArgs, complain, runtime, say};
+use crate::durable::{Attributes, Dir, Persistence};
+use crate::workload_api::client::ClientError;
+
+/// Between two streams of `--watch`.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Fetch the public keys of the trust domain.
+#[derive(Debug, Args)]
+pub struct FetchBundleArgs {
+    /// A plain JWK Set, or a SPIFFE bundle.
+    #[arg(long, value_enum, default_value_t = BundleFormat::Jwks)]
+    format: BundleFormat,
+
+    /// Write it to this file, in one piece, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+
+    /// Go on, and write or print it again whenever it changes.
+    #[arg(long)]
+    watch: bool,
+
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BundleFormat {
+    /// As the Workload API gives it.
+    Jwks,
+    /// With the use of each key (SPIFFE Trust Domain and Bundle, section 4).
+    Spiffe,
+}
+
+pub(super) fn fetch_bundle(args: &FetchBundleArgs) -> Outcome {
+    let runtime = runtime()?;
+    loop {
+        match runtime.block_on(follow(args)) {
+            Ok(()) => return Ok(Exit::Success),
+            Err(error) if args.watch && is_passing(&error) => {
+                complain(format_args!("agent: {error:#}; trying again"));
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_passing(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<ClientError>();
+    error.is_some_and(|error| error.is_passing(true))
+}
+
+/// Delivers what one stream brings: the first message, or with `--watch` all of them.
+async fn follow(args: &FetchBundleArgs) -> anyhow::Result<()> {
+    let mut bundles = args.socket.client().bundles().await?;
+    loop {
+        if let Some((_, document)) = bundles.next().await?.into_iter().next() {
+            deliver(args, &render(document, args.format))?;
+        }
+        if !args.watch {
+            return Ok(());
+        }
+    }
+}
+
+fn render(mut document: Value, format: BundleFormat) -> String {
+    if format == BundleFormat::Spiffe {
+        let keys = document.get_mut("keys").and_then(Value::as_array_mut);
+        for key in keys.into_iter().flatten().filter_map(Value::as_object_mut) {
+            key.insert("use".to_owned(), json!("jwt-svid"));
+        }
+    }
+    format!("{document:#}")
+}
+
+fn deliver(args: &FetchBundleArgs, text: &str) -> anyhow::Result<()> {
+    let Some(path) = &args.write else {
+        return Ok(say(text)?);
+    };
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let problem = || format!("cannot write {}", path.display());
+    let directory = directory.canonicalize().with_context(problem)?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name
+        .context("the file has no usable name")
+        .with_context(problem)?;
+    let bytes = format!("{text}\n").into_bytes();
+    Dir::open(&directory)
+        .with_context(problem)?
+        .replace_if_changed(name, &bytes, Attributes::own(0o644), Persistence::Volatile)
+        .with_context(problem)?;
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! The commands: one file each, and here what they share.
+
+mod dev;
+mod fetch_bundle;
+mod fetch_jwt;
+mod run;
+mod validate;
+mod validate_jwt;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::parse_duration;
+use crate::workload_api::client::{ClientError, WorkloadClient};
+
+/// How a command ended, as its exit code tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Success,
+    /// It did not work, or was refused.
+    Failure,
+    /// The command line makes no sense.
+    Usage,
+    /// The caller has no identity that fits.
+    NoIdentity,
+    /// Nobody listens, or nobody could answer in time.
+    NoAgent,
+    /// A fault of the program.
+    Internal,
+    /// The configuration is wrong.
+    Config,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Success => 0,
+            Exit::Failure => 1,
+            Exit::Usage => 2,
+            Exit::NoIdentity => 3,
+            Exit::NoAgent => 4,
+            Exit::Internal => 70,
+            Exit::Config => 78,
+        })
+    }
+}
+
+/// A failure that was not yet told to anybody, and how the command ends for it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    reason: anyhow::Error,
+}
+
+impl Failure {
+    fn new(exit: Exit, reason: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit,
+            reason: reason.into(),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(reason: E) -> Self {
+        let reason = reason.into();
+        let exit = match reason.downcast_ref::<ClientError>() {
+            Some(ClientError::NoIdentity(_)) => Exit::NoIdentity,
+            Some(ClientError::NobodyListens { .. } | ClientError::Unavailable(_)) => Exit::NoAgent,
+            _ => Exit::Failure,
+        };
+        Self { exit, reason }
+    }
+}
+
+type Outcome = Result<Exit, Failure>;
+
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("SVID_AGENT_COMMIT"),
+    ")"
+);
+const DEFAULT_CONFIG: &str = "/etc/agent/agent.conf";
+const DEFAULT_SOCKET: &str = "/run/agent/api/api.sock";
+
+/// Short-lived identities for the processes of this machine: SPIFFE JWT-SVIDs over a Unix socket
+/// and in files, and the documents by which others come to trust them.
+#[derive(Debug, Parser)]
+#[command(name = "agent", version = VERSION, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Dev(dev::DevArgs),
+    Validate(validate::ValidateArgs),
+    FetchJwt(fetch_jwt::FetchJwtArgs),
+    ValidateJwt(validate_jwt::ValidateJwtArgs),
+    FetchBundle(fetch_bundle::FetchBundleArgs),
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+/// Where the agent is.
+#[derive(Debug, Args)]
+struct SocketArgs {
+    /// The Workload API socket: a path, or unix:///path.
+    #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET", default_value = DEFAULT_SOCKET, value_parser = parse_socket)]
+    socket: PathBuf,
+
+    /// How long to try, such as 5s or 1m.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
+    timeout: Duration,
+
+    /// Wait for an agent that does not listen yet.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl SocketArgs {
+    fn client(&self) -> WorkloadClient {
+        WorkloadClient {
+            socket: self.socket.clone(),
+            timeout: self.timeout,
+            wait: self.wait,
+        }
+    }
+}
+
+/// The form of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+fn parse_socket(text: &str) -> Result<PathBuf, String> {
+    let path = match text.split_once(':') {
+        Some(("unix", rest)) => rest.strip_prefix("//").unwrap_or(rest),
+        Some((scheme, _)) if !scheme.contains('/') => {
+            return Err(format!(
+                "{scheme} is not served: give a path or unix:///path"
+            ));
+        }
+        _ => text,
+    };
+    if path.is_empty() || (text.starts_with("unix:") && !path.starts_with('/')) {
+        return Err("give a path or unix:///absolute/path".to_owned());
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "give a duration such as 5s or 1m".to_owned())
+}
+
+/// Runs the command that the arguments of the process name.
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Success
+            };
+            let _ = error.print();
+            return exit;
+        }
+    };
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Dev(args) => dev::dev(&args),
+        Command::Validate(args) => validate::validate(&args),
+        Command::FetchJwt(args) => fetch_jwt::fetch_jwt(&args),
+        Command::ValidateJwt(args) => validate_jwt::validate_jwt(&args),
+        Command::FetchBundle(args) => fetch_bundle::fetch_bundle(&args),
+    };
+    outcome.unwrap_or_else(|failure| {
+        // The reader of our output went away, as `head` does.
+        let closed = failure.reason.downcast_ref::<io::Error>();
+        if closed.is_none_or(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+            complain(format_args!("agent: {:#}", failure.reason));
+        }
+        failure.exit
+    })
+}
+
+/// Prints a line for the user.
+fn say(line: impl fmt::Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Prints a line about what went wrong. There is nobody to tell where that fails.
+fn complain(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// What the commands that are clients run on.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sockets_are_paths_or_unix_addresses() {
+        for text in ["/run/a.sock", "unix:///run/a.sock", "unix:/run/a.sock"] {
+            assert_eq!(
+                parse_socket(text),
+                Ok(PathBuf::from("/run/a.sock")),
+                "{text}"
+            );
+        }
+        assert_eq!(parse_socket("a/b:c"), Ok(PathBuf::from("a/b:c")));
+        for text in [
+            "",
+            "unix:",
+            "unix://",
+            "unix://a.sock",
+            "tcp://127.0.0.1:1",
+            "http://x",
+        ] {
+            assert!(parse_socket(text).is_err(), "{text}");
+        }
+    }
+}

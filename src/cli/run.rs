@@ -1,0 +1,119 @@
+//! `agent run`: the daemon.
+
+use std::future::Future;
+
+use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use sd_notify::NotifyState;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{ConfigArgs, Exit, Failure, Outcome, complain};
+use crate::agent::{AgentError, Bound};
+use crate::config::Config;
+use crate::shutdown::on_signals;
+use crate::telemetry;
+
+/// Run the agent until it is told to stop by SIGTERM or SIGINT.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub(super) fn run(args: &RunArgs) -> Outcome {
+    let (config, warnings) = match Config::load(&args.config.config) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            complain(report.to_string().trim_end());
+            return Ok(Exit::Config);
+        }
+    };
+    telemetry::init(config.log);
+    for warning in warnings.iter().chain(config.unknown_names().iter()) {
+        let help = warning.help.as_deref().unwrap_or_default();
+        tracing::warn!(place = %warning.place, help, "{}", warning.message);
+    }
+    serve(config, || async {
+        tell_systemd(&[NotifyState::Ready]);
+        tracing::info!("serving");
+        Ok(())
+    })
+}
+
+/// Serves a configuration, and calls `ready` once when everything works.
+pub(super) fn serve<F>(config: Config, ready: impl FnOnce() -> F) -> Outcome
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    harden()?;
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .max(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(serve_until_told(config, ready));
+    // Nothing that still blocks is worth waiting for.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve_until_told<F>(config: Config, ready: impl FnOnce() -> F) -> Outcome
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let stop = CancellationToken::new();
+    let hurry = on_signals(stop.clone())?;
+    let bound = Bound::build(config).await?;
+    let (told, is_ready) = oneshot::channel();
+    let until = stop.clone();
+    let start = async {
+        if is_ready.await.is_ok()
+            && let Err(failure) = ready().await
+        {
+            until.cancel();
+            return Err(failure);
+        }
+        Ok(())
+    };
+    let stopping = async {
+        stop.cancelled().await;
+        tell_systemd(&[NotifyState::Stopping]);
+        std::future::pending::<()>().await;
+    };
+    let all = async { tokio::join!(bound.run(stop.clone(), told), start) };
+    let (ran, started) = tokio::select! {
+        both = all => both,
+        () = hurry => return Ok(Exit::Success),
+        () = stopping => return Ok(Exit::Success),
+    };
+    started?;
+    match ran {
+        Ok(()) => Ok(Exit::Success),
+        Err(error @ AgentError::Fault(_)) => Err(Failure::new(Exit::Internal, error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Tells the service manager, where there is one.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
+
+/// Before anything secret is in memory: no core file, no look into this process by others of the
+/// same user, no file open to anybody unless said so, and as many descriptors as allowed.
+fn harden() -> std::io::Result<()> {
+    umask(Mode::from_bits_truncate(0o077));
+    nix::sys::prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}

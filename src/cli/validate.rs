@@ -1,0 +1,53 @@
+//! `agent validate`: is the configuration good?
+
+use clap::Args;
+
+use super::{ConfigArgs, Exit, Outcome, complain, say};
+use crate::config::{Config, effective};
+
+/// Check the configuration and print everything that is wrong with it.
+///
+/// Errors and warnings come with file, line and column; a syntax error comes alone. Exits with 78
+/// if there is an error.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Print the configuration as it is understood, with every default.
+    #[arg(long)]
+    print: bool,
+}
+
+pub(super) fn validate(args: &ValidateArgs) -> Outcome {
+    let path = &args.config.config;
+    let (config, warnings) = match Config::load(path) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            complain(report.to_string().trim_end());
+            return Ok(Exit::Config);
+        }
+    };
+    for warning in warnings.iter().chain(config.unknown_names().iter()) {
+        complain(warning);
+    }
+    if args.print {
+        say(effective(path)?.trim_end())?;
+    } else {
+        let count = |n: usize, what: &str, many: &str| {
+            if n == 1 {
+                format!("1 {what}")
+            } else {
+                format!("{n} {many}")
+            }
+        };
+        say(format_args!(
+            "{} is valid: {}, {}, {}",
+            path.display(),
+            count(config.issuers.len(), "issuer", "issuers"),
+            count(config.entries.len(), "entry", "entries"),
+            count(config.token_files.len(), "token file", "token files"),
+        ))?;
+    }
+    Ok(Exit::Success)
+}

@@ -1,0 +1,279 @@
+//! Makes sense of the blocks together: references, sums of durations, paths that must not meet.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::diagnostic::{Diagnostics, Place};
+use super::hcl::Block;
+use super::value::show_duration;
+use super::{Config, entries, issuers, label};
+use crate::attest::names::WantedNames;
+use crate::attest::unix::UnixSpec;
+use crate::entry::Entry;
+use crate::rotator::IssuerSpec;
+use crate::spiffe_id::TrustDomain;
+use crate::telemetry::{LogFormat, LogLevel, LogSpec};
+use crate::workload_api::Policy;
+use crate::workload_api::socket::MAX_SOCKET_PATH;
+
+/// What blocks need to know of each other while they are read.
+pub struct Context<'a> {
+    pub trust_domain: TrustDomain,
+    pub data_dir: PathBuf,
+    pub runtime_dir: PathBuf,
+    pub socket_path: PathBuf,
+    pub default_ttl: Duration,
+    pub max_ttl: Duration,
+    pub issuers: Vec<IssuerSpec>,
+    pub entries: Vec<Entry>,
+    pub names: WantedNames,
+    pub name_places: Vec<(String, Place)>,
+    pub report: &'a mut Diagnostics,
+}
+
+impl Context<'_> {
+    /// The directory that nobody else may look into.
+    pub fn private_dir(&self) -> PathBuf {
+        self.data_dir.join("private")
+    }
+
+    /// Remembers that the name of a user (or group) occurs.
+    pub fn want(&mut self, kind: &str, name: &str, place: &Place) {
+        let names = match kind {
+            "user" => &mut self.names.users,
+            _ => &mut self.names.groups,
+        };
+        if names.insert(name.to_owned()) {
+            self.name_places
+                .push((format!("{kind} {name}"), place.clone()));
+        }
+    }
+
+    /// Refuses a path that lies in a directory of the agent, or holds it.
+    pub fn refuse_private(&mut self, what: &str, path: &Path, place: &Place) {
+        let private = self.private_dir();
+        if path.starts_with(&private) || private.starts_with(path) {
+            let message = format!(
+                "{what} {} and {} hold each other",
+                path.display(),
+                private.display()
+            );
+            self.report.error(
+                place,
+                message,
+                "private/ of data_dir holds the keys and nothing else",
+            );
+        }
+        self.refuse_in_socket_dir(what, path, place);
+    }
+
+    /// Refuses a path in the directory of the workload socket, which containers mount whole.
+    pub fn refuse_in_socket_dir(&mut self, what: &str, path: &Path, place: &Place) {
+        let directory = self.socket_path.parent().unwrap_or(Path::new("/"));
+        if path.starts_with(directory) {
+            let message = format!(
+                "{what} {} lies in the directory of the workload socket",
+                path.display()
+            );
+            self.report.error(
+                place,
+                message,
+                "containers mount that directory, so the socket is alone in it",
+            );
+        }
+    }
+}
+
+/// Builds the configuration; `None` if too much is missing to go on. Errors go to `report`.
+pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
+    let Some(agent) = root.children("agent").next() else {
+        let help = "write agent { trust_domain = \"example.org\" }";
+        report.error(&root.place, "there is no agent block", help);
+        return None;
+    };
+    let trust_domain = trust_domain(agent, report);
+    let runtime_dir = agent.path("runtime_dir")?;
+    let socket_path = agent
+        .path("socket_path")
+        .unwrap_or_else(|| runtime_dir.join("api").join("api.sock"));
+    let (default_ttl, max_ttl) = ttls(agent, report);
+    let mut context = Context {
+        // Something to go on with, so that the rest is checked too.
+        trust_domain: trust_domain.clone().or_else(|| "invalid".parse().ok())?,
+        data_dir: agent.path("data_dir")?,
+        runtime_dir,
+        socket_path,
+        default_ttl,
+        max_ttl,
+        issuers: Vec::new(),
+        entries: Vec::new(),
+        names: WantedNames::default(),
+        name_places: Vec::new(),
+        report,
+    };
+    socket(agent, &mut context);
+    let unix = attestors(root, &mut context);
+    issuers::build(root, &mut context);
+    let known_domain = trust_domain.is_some();
+    entries::build_entries(root, unix, known_domain, &mut context);
+    let token_files = entries::build_token_files(root, &mut context);
+    Some(Config {
+        trust_domain: context.trust_domain,
+        data_dir: context.data_dir,
+        socket_path: context.socket_path,
+        socket_mode: agent.mode("socket_mode")?,
+        log: log(agent),
+        policy: Policy {
+            leeway: agent.duration("leeway")?,
+            nbf_margin: agent.duration("nbf_margin")?,
+            allow_unauthenticated_verifiers: agent.flag("allow_unauthenticated_verifiers"),
+        },
+        require_peerpidfd: agent.flag("require_peerpidfd"),
+        shutdown_grace: agent.duration("shutdown_grace")?,
+        issuers: context.issuers,
+        unix,
+        entries: context.entries,
+        token_files,
+        names: context.names,
+        name_places: context.name_places,
+    })
+}
+
+fn trust_domain(agent: &Block, report: &mut Diagnostics) -> Option<TrustDomain> {
+    let text = agent.text("trust_domain")?;
+    match text.parse() {
+        Ok(trust_domain) => Some(trust_domain),
+        Err(why) => {
+            let help = "write the name alone, such as \"example.org\"";
+            let message = format!("trust_domain {text:?}: {why}");
+            report.error(agent.place_of("trust_domain"), message, help);
+            None
+        }
+    }
+}
+
+/// A default that is above `max_ttl` is lowered to it; a written one is refused.
+fn ttls(agent: &Block, report: &mut Diagnostics) -> (Duration, Duration) {
+    let of = |name| agent.duration(name).unwrap_or(Duration::from_secs(300));
+    let (default, max) = (of("default_jwt_svid_ttl"), of("max_ttl"));
+    if default > max && agent.has("default_jwt_svid_ttl") {
+        let (default, max) = (show_duration(default), show_duration(max));
+        let message = format!("default_jwt_svid_ttl {default} is above max_ttl {max}");
+        report.error(
+            agent.place_of("default_jwt_svid_ttl"),
+            message,
+            "lower it, or raise max_ttl",
+        );
+    }
+    (default.min(max), max)
+}
+
+fn socket(agent: &Block, context: &mut Context<'_>) {
+    let place = agent.place_of("socket_path");
+    let path = context.socket_path.clone();
+    let length = path.as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        let message = format!("the socket path {} has {length} bytes", path.display());
+        let help = format!(
+            "the kernel takes {MAX_SOCKET_PATH} at most: choose a shorter socket_path or runtime_dir"
+        );
+        context.report.error(place, message, help);
+    }
+    let data_dir = context.data_dir.clone();
+    context.refuse_in_socket_dir("data_dir", &data_dir, agent.place_of("data_dir"));
+    let private = context.private_dir();
+    if path.starts_with(&private) {
+        let message = format!(
+            "the socket {} lies in {}",
+            path.display(),
+            private.display()
+        );
+        context
+            .report
+            .error(place, message, "nobody else could reach it there");
+    }
+}
+
+fn log(agent: &Block) -> LogSpec {
+    let level = match agent.text("log_level").as_deref() {
+        Some("error") => LogLevel::Error,
+        Some("warn") => LogLevel::Warn,
+        Some("debug") => LogLevel::Debug,
+        Some("trace") => LogLevel::Trace,
+        _ => LogLevel::Info,
+    };
+    let format = match agent.text("log_format").as_deref() {
+        Some("json") => LogFormat::Json,
+        _ => LogFormat::Text,
+    };
+    LogSpec { level, format }
+}
+
+fn attestors(root: &Block, context: &mut Context<'_>) -> UnixSpec {
+    let mut spec = UnixSpec {
+        discover_path: false,
+        size_limit: Some(512 << 20),
+        hash: true,
+    };
+    for attestor in root.children("attestor") {
+        if attestor.label != "unix" {
+            let message = format!("there is no attestor {:?}", attestor.label);
+            context
+                .report
+                .error(&attestor.label_place, message, "there is unix");
+            continue;
+        }
+        spec.discover_path = attestor.flag("discover_workload_path");
+        match attestor.int("workload_size_limit") {
+            Some(0) => spec.size_limit = None,
+            Some(limit) => {
+                spec.hash = limit > 0;
+                spec.size_limit = u64::try_from(limit).ok();
+            }
+            None => {}
+        }
+    }
+    spec
+}
+
+/// Finds the issuer or key that a block means: the one it names, or the only one there is.
+pub fn choose<'a, T>(
+    block: &Block,
+    option: &str,
+    candidates: &'a [(&str, T)],
+    report: &mut Diagnostics,
+) -> Option<&'a T> {
+    let names: Vec<_> = candidates.iter().map(|(name, _)| *name).collect();
+    match (block.text(option), candidates) {
+        (Some(wanted), _) => {
+            let found = candidates.iter().find(|(name, _)| *name == wanted);
+            if found.is_none() {
+                let message = format!("there is no {option} {wanted:?}");
+                report.error(
+                    block.place_of(option),
+                    message,
+                    super::value::nearest(&wanted, &names),
+                );
+            }
+            found.map(|(_, value)| value)
+        }
+        (None, [(_, only)]) => Some(only),
+        (None, []) => None,
+        (None, _) => {
+            let message = format!("{} does not say which {option}", block.spec.name);
+            let help = format!("add {option} = one of {}", names.join(", "));
+            report.error(&block.place, message, help);
+            None
+        }
+    }
+}
+
+/// Checks the label of a block that names something.
+pub fn name(block: &Block, report: &mut Diagnostics) -> std::sync::Arc<str> {
+    if !super::is_label(&block.label) {
+        let message = format!("{:?} is no name for {}", block.label, block.spec.name);
+        let help = "use letters, digits, '.', '-' and '_', and no '.' at the start";
+        report.error(&block.label_place, message, help);
+    }
+    label(&block.label)
+}

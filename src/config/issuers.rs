@@ -1,0 +1,225 @@
+//! `issuer` and `key` blocks.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::build::{Context, name};
+use super::diagnostic::Place;
+use super::hcl::Block;
+use crate::entry::Claims;
+use crate::issuer::IssuerUrl;
+use crate::jose::Algorithm;
+use crate::key::signing::{KeySpec, RsaSize};
+use crate::publish::webroot::WebrootSpec;
+use crate::rotator::IssuerSpec;
+
+/// AWS takes no longer issuer.
+const MAX_AWS_ISSUER: usize = 255;
+
+/// Reads all issuers.
+pub fn build(root: &Block, context: &mut Context<'_>) {
+    let mut webroots: Vec<(PathBuf, Place)> = Vec::new();
+    for block in root.children("issuer") {
+        let issuer = issuer(block, context);
+        let place = block.place_of("webroot");
+        if let Some(issuer) = issuer {
+            let directory = &issuer.webroot.directory;
+            let clash = |other: &Path| other.starts_with(directory) || directory.starts_with(other);
+            if let Some((other, first)) = webroots.iter().find(|(other, _)| clash(other)) {
+                let message = format!(
+                    "the webroots {} and {} hold each other",
+                    directory.display(),
+                    other.display()
+                );
+                let help = format!(
+                    "each issuer has its own documents; the other is at line {}",
+                    first.line
+                );
+                context.report.error(place, message, help);
+            }
+            if context
+                .issuers
+                .iter()
+                .any(|other| other.webroot.url == issuer.webroot.url)
+            {
+                let message = format!("two issuers have the url {}", issuer.webroot.url);
+                context.report.error(
+                    block.place_of("url"),
+                    message,
+                    "give one issuer several keys instead",
+                );
+            }
+            webroots.push((directory.clone(), place.clone()));
+            context.issuers.push(issuer);
+        }
+    }
+    if root.children("issuer").next().is_none() {
+        let help = "write issuer \"main\" { url = \"https://...\" and a key block in it }";
+        context
+            .report
+            .error(&root.place, "there is no issuer block", help);
+    }
+}
+
+fn issuer(block: &Block, context: &mut Context<'_>) -> Option<IssuerSpec> {
+    let name = name(block, context.report);
+    let mut chains = BTreeMap::new();
+    for key in block.children("key") {
+        let label = self::name(key, context.report);
+        chains.extend(key_spec(key, context).map(|spec| (label, spec)));
+    }
+    if block.children("key").next().is_none() {
+        let help = "write key \"main\" { algorithm = \"RS256\" } in it";
+        context
+            .report
+            .error(&block.place, "the issuer has no key block", help);
+    }
+    let url = url(block, context)?;
+    let jwks_path = jwks_path(block, context)?;
+    let default = context.data_dir.join("webroot").join(&*name);
+    let directory = block.path("webroot").unwrap_or_else(|| default.clone());
+    context.refuse_private("the webroot", &directory, block.place_of("webroot"));
+    Some(IssuerSpec {
+        webroot: WebrootSpec {
+            jwks_uri: jwks_uri(block, &url, &jwks_path, context),
+            create: directory == default,
+            directory,
+            jwks_path,
+            url,
+        },
+        name,
+        chains,
+    })
+}
+
+/// Claims of the issuer blocks, for the entries that use them.
+pub fn claims(root: &Block, issuer: &Arc<str>, context: &mut Context<'_>) -> Claims {
+    let block = root
+        .children("issuer")
+        .find(|block| *block.label == **issuer);
+    block.map_or_else(Claims::default, |block| block_claims(block, context))
+}
+
+/// The `claims` of a block.
+pub fn block_claims(block: &Block, context: &mut Context<'_>) -> Claims {
+    Claims::new(block.object("claims")).unwrap_or_else(|name| {
+        let help = "iss, sub, aud, iat, exp, nbf and jti are set by the agent alone";
+        let message = format!("the claim {name} cannot be configured");
+        context
+            .report
+            .error(block.place_of("claims"), message, help);
+        Claims::default()
+    })
+}
+
+fn url(block: &Block, context: &mut Context<'_>) -> Option<IssuerUrl> {
+    let text = block.text("url")?;
+    let place = block.place_of("url");
+    let url: IssuerUrl = match text.parse() {
+        Ok(url) => url,
+        Err(why) => {
+            let help = "write it as https://id.example.org, or with a path behind it";
+            context
+                .report
+                .error(place, format!("url {text:?}: {why}"), help);
+            return None;
+        }
+    };
+    let mut warn = |message: String, help: &str| context.report.warning(place, message, help);
+    if !url.is_secure() {
+        warn(
+            format!("{url} is not https"),
+            "only verifiers on this machine can use it",
+        );
+    } else if url.is_loopback() {
+        // Good for trying things out; said so that nobody wonders later.
+        warn(
+            format!("{url} is this machine"),
+            "only verifiers on this machine can use it",
+        );
+    } else if url.port().is_some() {
+        warn(
+            format!("{url} has a port"),
+            "AWS takes no issuer with a port",
+        );
+    }
+    if text.len() > MAX_AWS_ISSUER {
+        warn(
+            format!("the url has {} bytes", text.len()),
+            "AWS takes 255 at most",
+        );
+    }
+    Some(url)
+}
+
+fn jwks_path(block: &Block, context: &mut Context<'_>) -> Option<String> {
+    let text = block.text("jwks_path")?;
+    let plain = |c: Component<'_>| matches!(c, Component::RootDir | Component::Normal(_));
+    let path = Path::new(&text);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    let whole = !text.contains("//") && !text.ends_with('/') && !text.contains("/./");
+    if !path.is_absolute() || !path.components().all(plain) || !whole || !text.bytes().all(allowed)
+    {
+        let help = "write it as /jwks.json: letters, digits and -._~ between single slashes";
+        context.report.error(
+            block.place_of("jwks_path"),
+            format!("jwks_path {text:?} is no path of a file"),
+            help,
+        );
+        return None;
+    }
+    if text == "/.well-known/openid-configuration" || text == "/.well-known" {
+        let help = "the discovery document lies there";
+        context.report.error(
+            block.place_of("jwks_path"),
+            format!("jwks_path {text:?} is taken"),
+            help,
+        );
+        return None;
+    }
+    Some(text)
+}
+
+fn jwks_uri(block: &Block, url: &IssuerUrl, path: &str, context: &mut Context<'_>) -> String {
+    let Some(text) = block.text("jwks_uri") else {
+        return format!("{url}{path}");
+    };
+    // The form is that of an issuer, which is stricter than verifiers are.
+    if let Err(why) = text.parse::<IssuerUrl>() {
+        let message = format!("jwks_uri {text:?}: {why}");
+        context.report.error(
+            block.place_of("jwks_uri"),
+            message,
+            "write the URL at which the JWKS is served",
+        );
+    }
+    text
+}
+
+fn key_spec(block: &Block, context: &mut Context<'_>) -> Option<KeySpec> {
+    let algorithm: Algorithm = block.text("algorithm")?.parse().ok()?;
+    let bits = block.int("size")?;
+    let rsa_size = RsaSize::from_bits(bits);
+    if rsa_size.is_none() {
+        context.report.error(
+            block.place_of("size"),
+            format!("there is no size {bits}"),
+            "there are 2048, 3072 and 4096",
+        );
+    }
+    if block.has("size") && algorithm != Algorithm::Rs256 {
+        let message = format!("{algorithm} keys have one size");
+        context
+            .report
+            .warning(block.place_of("size"), message, "remove it");
+    }
+    Some(KeySpec {
+        algorithm,
+        rsa_size: rsa_size?,
+        lifespan: block
+            .duration("lifespan")
+            .unwrap_or(Duration::from_secs(86_400)),
+    })
+}

@@ -1,0 +1,156 @@
+//! The configuration: what an operator wrote, turned into what it means.
+//!
+//! `options` is the one table of all there is, `hcl` finds the blocks and checks them against it,
+//! `value` reads single values, and `build` makes sense of them together. Nothing behind this
+//! module sees what was written, only what it means.
+
+mod build;
+pub mod diagnostic;
+mod entries;
+mod hcl;
+mod issuers;
+pub mod options;
+mod print;
+mod value;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::diagnostic::{Diagnostics, Place};
+use crate::attest::names::WantedNames;
+use crate::attest::unix::UnixSpec;
+use crate::entry::Entry;
+use crate::mirror::TokenFileSpec;
+use crate::rotator::IssuerSpec;
+use crate::spiffe_id::TrustDomain;
+use crate::telemetry::LogSpec;
+use crate::workload_api::Policy;
+
+pub use self::print::effective;
+pub use self::value::{parse_duration, show_duration};
+
+/// The largest configuration that is read, in bytes.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// What the agent is to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The trust domain of all identities.
+    pub trust_domain: TrustDomain,
+    /// Where keys and state are kept.
+    pub data_dir: PathBuf,
+    /// The Workload API socket.
+    pub socket_path: PathBuf,
+    /// Its permission bits.
+    pub socket_mode: u32,
+    /// What is logged, and how.
+    pub log: LogSpec,
+    /// What the Workload API allows.
+    pub policy: Policy,
+    /// Whether kernels without `SO_PEERPIDFD` are refused.
+    pub require_peerpidfd: bool,
+    /// How long calls may take to finish at the end.
+    pub shutdown_grace: Duration,
+    /// The issuers, in order.
+    pub issuers: Vec<IssuerSpec>,
+    /// The `unix` attestor.
+    pub unix: UnixSpec,
+    /// The registration entries, in order.
+    pub entries: Vec<Entry>,
+    /// The token files, in order.
+    pub token_files: Vec<TokenFileSpec>,
+    /// User and group names that occur, and where.
+    pub names: WantedNames,
+    /// Where each name occurs first, for warnings about unknown ones.
+    pub name_places: Vec<(String, Place)>,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it; the warnings too, if there is an error.
+    pub fn load(path: &Path) -> Result<(Self, Diagnostics), Diagnostics> {
+        match read(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(reason) => {
+                let place = Place {
+                    file: path.into(),
+                    line: 1,
+                    column: 1,
+                };
+                let mut report = Diagnostics::default();
+                report.error(
+                    &place,
+                    reason,
+                    "name another file with --config, or start without one: agent dev",
+                );
+                Err(report)
+            }
+        }
+    }
+
+    /// Makes sense of a text; `path` is only for messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<(Self, Diagnostics), Diagnostics> {
+        let mut report = Diagnostics::default();
+        let config =
+            hcl::parse(path, text, &mut report).and_then(|root| build::config(&root, &mut report));
+        match config {
+            Some(config) if !report.has_errors() => Ok((config, report.sorted())),
+            _ => Err(report.sorted()),
+        }
+    }
+
+    /// Looks up the names that occur and warns about those that nobody has.
+    pub fn unknown_names(&self) -> Diagnostics {
+        let mut report = Diagnostics::default();
+        let names = crate::attest::names::Names::look_up(&self.names).unwrap_or_default();
+        for (name, place) in &self.name_places {
+            let known = match name.split_once(' ') {
+                Some(("user", user)) => names.uid(user).is_some(),
+                Some((_, group)) => names.gid(group).is_some(),
+                None => true,
+            };
+            if !known {
+                let message = format!("there is no {name} on this machine");
+                report.warning(place, message, "what needs it waits until there is one");
+            }
+        }
+        report
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot read it: {error}"))?;
+    let read = file.take(MAX_CONFIG_BYTES).read_to_string(&mut text);
+    match read {
+        Ok(length) if u64::try_from(length) == Ok(MAX_CONFIG_BYTES) => {
+            Err("it is larger than 16 MiB".to_owned())
+        }
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("cannot read it: {error}")),
+    }
+}
+
+/// A label as it is used in names and paths.
+fn is_label(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('.')
+}
+
+/// Shares a label.
+fn label(text: &str) -> Arc<str> {
+    text.into()
+}
+
+#[cfg(test)]
+mod tests;

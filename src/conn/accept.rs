@@ -1,0 +1,107 @@
+//! The accept loop. An error there is one of three: of a connection that is gone already, of a
+//! machine that lacks something for the moment, or of a listener that is broken.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::net::UnixListener;
+use tokio::time::{Sleep, sleep};
+
+use super::Conn;
+use crate::peer::{Namespaces, Peer};
+
+/// How long to wait for descriptors or memory to be given back.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The connections that come in, for as long as the listener works.
+#[derive(Debug)]
+pub struct Incoming {
+    listener: UnixListener,
+    namespaces: Namespaces,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Incoming {
+    /// Accepts from this listener.
+    pub fn new(listener: UnixListener, namespaces: Namespaces) -> Self {
+        Self {
+            listener,
+            namespaces,
+            pause: None,
+        }
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<Conn>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(pause) = &mut this.pause {
+                ready!(pause.as_mut().poll(cx));
+                this.pause = None;
+            }
+            let error = match ready!(this.listener.poll_accept(cx)) {
+                Ok((stream, _)) => match Peer::of(stream.as_fd(), this.namespaces) {
+                    Ok(peer) => return Poll::Ready(Some(Ok(Conn::new(stream, peer)))),
+                    Err(reason) => {
+                        tracing::debug!(%reason, "connection closed: its maker cannot be told");
+                        continue;
+                    }
+                },
+                Err(error) => error,
+            };
+            match sort(&error) {
+                Verdict::GoOn => {}
+                Verdict::Wait => {
+                    tracing::warn!(%error, "cannot accept connections for the moment");
+                    this.pause = Some(Box::pin(sleep(SHORTAGE_PAUSE)));
+                }
+                Verdict::End => {
+                    tracing::error!(%error, "the workload socket is broken");
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+}
+
+/// What to do after an accept error.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    GoOn,
+    Wait,
+    End,
+}
+
+fn sort(error: &io::Error) -> Verdict {
+    match error.raw_os_error() {
+        Some(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPERM | libc::EPROTO) => {
+            Verdict::GoOn
+        }
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Verdict::Wait,
+        _ => Verdict::End,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_connection_a_shortage_and_a_broken_listener_are_told_apart() {
+        let of = |errno| sort(&io::Error::from_raw_os_error(errno));
+        assert_eq!(of(libc::ECONNABORTED), Verdict::GoOn);
+        assert_eq!(of(libc::EMFILE), Verdict::Wait);
+        assert_eq!(of(libc::ENOMEM), Verdict::Wait);
+        assert_eq!(of(libc::EBADF), Verdict::End);
+        assert_eq!(of(libc::EINVAL), Verdict::End);
+        assert_eq!(sort(&io::Error::other("unknown")), Verdict::End);
+    }
+}

@@ -1,0 +1,457 @@
+//! The only writer of files, and the only reader of files that must not be trusted blindly.
+//!
+//! A directory is opened once, component by component, without following links, and held by its
+//! descriptor. A file in it is written without a name, given its owner and mode, made durable
+//! where asked, and renamed over the old one: whoever opens the name sees the old bytes or the
+//! new ones, never a part, and never a file with the wrong owner or mode.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
+use thiserror::Error;
+
+/// The largest file that is read, in bytes; every file of the agent is far smaller.
+const MAX_READ: u64 = 8 << 20;
+
+/// Why a directory is not used.
+#[derive(Debug, Error)]
+pub enum DirError {
+    /// It cannot be opened, examined or made.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The component at which it ended.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The path does not start at the root, or climbs with `..`.
+    #[error("{}: a path must be absolute and without '..'", .0.display())]
+    NotAbsolute(PathBuf),
+    /// A component is a symbolic link.
+    #[error("{} is a symbolic link: write the path that it leads to", .0.display())]
+    Symlink(PathBuf),
+    /// A component belongs to a user who could replace what lies below.
+    #[error("{} belongs to uid {uid}: it must belong to root or to the user that the agent runs as", path.display())]
+    Owner {
+        /// The component.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
+    /// Others can write in a component.
+    #[error("{} can be written by others (mode {mode:04o}): run chmod go-w on it", path.display())]
+    Writable {
+        /// The component.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+impl DirError {
+    /// Whether the directory, or one above it, does not exist.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Owner and permission bits of a file that is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, 0 to 0777.
+    pub mode: u32,
+    /// The owner; `None` leaves it to the kernel: the agent's user.
+    pub owner: Option<u32>,
+    /// The group; `None` leaves it to the kernel.
+    pub group: Option<u32>,
+}
+
+impl Attributes {
+    /// The agent's own file with this mode.
+    pub const fn own(mode: u32) -> Self {
+        Self {
+            mode,
+            owner: None,
+            group: None,
+        }
+    }
+}
+
+/// What must survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// The file and its name are on the disk when the write returns.
+    Synced,
+    /// Nothing is waited for: what is lost is made again at the next start.
+    Volatile,
+}
+
+/// A directory held by its descriptor.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens a directory whose every component belongs to root or to us and can be written by
+    /// nobody else. Components above the last may be sticky, as `/tmp` is.
+    ///
+    /// # Errors
+    ///
+    /// The first component that does not hold.
+    pub fn open(path: &Path) -> Result<Self, DirError> {
+        Self::walk(path, None)
+    }
+
+    /// As [`Dir::open`], making what is missing with the permission bits `mode`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::open`], and what the kernel says to making a directory.
+    pub fn create(path: &Path, mode: u32) -> Result<Self, DirError> {
+        Self::walk(path, Some(mode))
+    }
+
+    fn walk(path: &Path, create: Option<u32>) -> Result<Self, DirError> {
+        let mut names = Vec::new();
+        for component in path.components() {
+            match component {
+                Component::RootDir => {}
+                Component::Normal(name) => names.push(name),
+                _ => return Err(DirError::NotAbsolute(path.to_owned())),
+            }
+        }
+        if !path.is_absolute() {
+            return Err(DirError::NotAbsolute(path.to_owned()));
+        }
+        let mut at = PathBuf::from("/");
+        let io_error = |path: &Path, errno: Errno| DirError::Io {
+            path: path.to_owned(),
+            source: errno.into(),
+        };
+        let step = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut fd = openat(AT_FDCWD, "/", step | OFlag::O_PATH, Mode::empty())
+            .map_err(|errno| io_error(&at, errno))?;
+        for (index, name) in names.iter().enumerate() {
+            check_trust(&fd, &at, false)?;
+            at.push(name);
+            let last = index + 1 == names.len();
+            let flags = step | if last { OFlag::O_RDONLY } else { OFlag::O_PATH };
+            let mut opened = openat(&fd, *name, flags, Mode::empty());
+            if let (Err(Errno::ENOENT), Some(mode)) = (&opened, create) {
+                opened = make_directory(&fd, name, mode, flags);
+            }
+            fd = opened.map_err(|errno| {
+                match fstatat(&fd, *name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                    Ok(stat) if kind(&stat) == SFlag::S_IFLNK => DirError::Symlink(at.clone()),
+                    _ => io_error(&at, errno),
+                }
+            })?;
+        }
+        check_trust(&fd, &at, true)?;
+        Ok(Self { fd, path: at })
+    }
+
+    /// Opens or makes the directory `name` in this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::create`].
+    pub fn create_below(&self, name: &str, mode: u32) -> Result<Self, DirError> {
+        Self::create(&self.path.join(name), mode)
+    }
+
+    /// Where it was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its permission bits.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fstat`.
+    pub fn mode(&self) -> io::Result<u32> {
+        Ok(fstat(&self.fd)?.st_mode & 0o7777)
+    }
+
+    /// The numbers of its owner and its group.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fstat`.
+    pub fn owner(&self) -> io::Result<(u32, u32)> {
+        let stat = fstat(&self.fd)?;
+        Ok((stat.st_uid, stat.st_gid))
+    }
+
+    /// Puts `bytes` under `name`, replacing what is there. The name never shows anything but the
+    /// old file or the whole new one.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; the old file is then untouched and nothing is left behind.
+    pub fn replace(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        attributes: Attributes,
+        persistence: Persistence,
+    ) -> io::Result<()> {
+        let temporary = temporary_name()?;
+        let unnamed = openat(
+            &self.fd,
+            ".",
+            OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        );
+        match unnamed {
+            Ok(fd) => {
+                fill(&fd, bytes, attributes, persistence)?;
+                let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                linkat(
+                    AT_FDCWD,
+                    link.as_str(),
+                    &self.fd,
+                    temporary.as_str(),
+                    follow,
+                )?;
+            }
+            // The file system cannot make files without a name (NFS, some overlays).
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => {
+                let flags = OFlag::O_CREAT
+                    | OFlag::O_EXCL
+                    | OFlag::O_NOFOLLOW
+                    | OFlag::O_WRONLY
+                    | OFlag::O_CLOEXEC;
+                let fd = openat(&self.fd, temporary.as_str(), flags, Mode::empty())?;
+                if let Err(error) = fill(&fd, bytes, attributes, persistence) {
+                    self.discard(&temporary);
+                    return Err(error);
+                }
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        if let Err(errno) = renameat(&self.fd, temporary.as_str(), &self.fd, name) {
+            self.discard(&temporary);
+            return Err(errno.into());
+        }
+        if persistence == Persistence::Synced {
+            nix::unistd::fsync(&self.fd)?;
+        }
+        Ok(())
+    }
+
+    /// Puts `bytes` under `name` unless the file there already has them; tells whether it wrote.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::replace`].
+    pub fn replace_if_changed(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        attributes: Attributes,
+        persistence: Persistence,
+    ) -> io::Result<bool> {
+        if self.read(name).is_ok_and(|old| old == bytes) {
+            return Ok(false);
+        }
+        self.replace(name, bytes, attributes, persistence)?;
+        Ok(true)
+    }
+
+    /// The bytes of the regular file `name`; links are not followed and nothing is waited for.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; `InvalidInput` for anything but a regular file of sensible size.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let (file, stat) = self.open_regular(name)?;
+        let length = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+        if length > MAX_READ {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is far too large",
+            ));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_READ).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`Dir::read`], for a file that holds a secret: it must be ours and closed to others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::read`]; `PermissionDenied`, naming owner or mode, where it is not so.
+    pub fn read_secret(&self, name: &str) -> io::Result<Vec<u8>> {
+        let (_, stat) = self.open_regular(name)?;
+        let problem = if stat.st_uid != geteuid().as_raw() {
+            format!("it belongs to uid {}, not to the agent", stat.st_uid)
+        } else if stat.st_mode & 0o077 != 0 {
+            let mode = stat.st_mode & 0o7777;
+            format!("its mode is {mode:04o}: a key may be open to its owner only (chmod 0600)")
+        } else {
+            return self.read(name);
+        };
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+    }
+
+    fn open_regular(&self, name: &str) -> io::Result<(File, FileStat)> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty())?;
+        let stat = fstat(&fd)?;
+        if kind(&stat) == SFlag::S_IFREG {
+            Ok((File::from(fd), stat))
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is not a regular file",
+            ))
+        }
+    }
+
+    /// The names in the directory, `.` and `..` aside, sorted; names that are no UTF-8 are left
+    /// out, since none of ours is.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut listing = nix::dir::Dir::openat(&self.fd, ".", flags, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in listing.iter() {
+            if let Ok(name) = entry?.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Removes what a killed agent left half-written here: only names of our own random form, and
+    /// only regular files of our own.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says to listing the directory.
+    pub fn sweep(&self) -> io::Result<()> {
+        for name in self.names()?.iter().filter(|name| is_temporary(name)) {
+            let stat = fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            if stat.is_ok_and(|s| kind(&s) == SFlag::S_IFREG && s.st_nlink == 1) {
+                self.discard(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a temporary file; one that stays is swept at the next start.
+    fn discard(&self, temporary: &str) {
+        let _ = unlinkat(&self.fd, temporary, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// The descriptor, for calls that take one.
+    pub fn as_fd(&self) -> impl AsFd + '_ {
+        &self.fd
+    }
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+/// Makes a directory with exactly these permission bits, whatever the umask says.
+fn make_directory(
+    parent: &OwnedFd,
+    name: &std::ffi::OsStr,
+    mode: u32,
+    flags: OFlag,
+) -> nix::Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::from_bits_truncate(mode)) {
+        Ok(()) => {
+            let readable = flags.difference(OFlag::O_PATH);
+            let made = openat(parent, name, readable, Mode::empty())?;
+            fchmod(&made, Mode::from_bits_truncate(mode))?;
+        }
+        Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    openat(parent, name, flags, Mode::empty())
+}
+
+/// Checks that only root and we decide what lies below a directory.
+fn check_trust(fd: &OwnedFd, path: &Path, last: bool) -> Result<(), DirError> {
+    let stat = fstat(fd).map_err(|errno| DirError::Io {
+        path: path.to_owned(),
+        source: errno.into(),
+    })?;
+    if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
+        return Err(DirError::Owner {
+            path: path.to_owned(),
+            uid: stat.st_uid,
+        });
+    }
+    let by_group = stat.st_mode & 0o020 != 0 && stat.st_gid != 0;
+    let by_others = stat.st_mode & 0o002 != 0;
+    let sticky = stat.st_mode & 0o1000 != 0 && !last;
+    if (by_group || by_others) && !sticky {
+        return Err(DirError::Writable {
+            path: path.to_owned(),
+            mode: stat.st_mode & 0o7777,
+        });
+    }
+    Ok(())
+}
+
+/// Owner first, then mode, then the bytes: at no moment can somebody read a part, or read what
+/// was meant for another owner.
+fn fill(
+    fd: &OwnedFd,
+    bytes: &[u8],
+    attributes: Attributes,
+    persistence: Persistence,
+) -> io::Result<()> {
+    if attributes.owner.is_some() || attributes.group.is_some() {
+        let owner = attributes.owner.map(Uid::from_raw);
+        fchown(fd, owner, attributes.group.map(Gid::from_raw))?;
+    }
+    fchmod(fd, Mode::from_bits_truncate(attributes.mode))?;
+    let mut file = File::from(fd.try_clone()?);
+    file.write_all(bytes)?;
+    if persistence == Persistence::Synced {
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+const TEMPORARY_START: &str = ".agent-";
+const TEMPORARY_END: &str = ".tmp";
+
+/// A name that nobody can guess.
+fn temporary_name() -> io::Result<String> {
+    let mut random = [0u8; 16];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no randomness"))?;
+    let digits = u128::from_ne_bytes(random);
+    Ok(format!("{TEMPORARY_START}{digits:032x}{TEMPORARY_END}"))
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.strip_prefix(TEMPORARY_START)
+        .and_then(|rest| rest.strip_suffix(TEMPORARY_END))
+        .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests;

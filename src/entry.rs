@@ -1,0 +1,266 @@
+//! Registration entries: which callers get which identity, and what its tokens say.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::selector::SelectorSet;
+use crate::spiffe_id::SpiffeId;
+
+/// The claims that only the agent sets; configured claims may not bear these names.
+pub const RESERVED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "iat", "exp", "nbf", "jti"];
+
+/// One audience, as it stands in `aud`: not empty, without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Audience(Arc<str>);
+
+impl Audience {
+    /// The text, byte by byte as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is no audience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AudienceError {
+    /// It is empty.
+    #[error("an audience must not be empty")]
+    Empty,
+    /// It holds a control character.
+    #[error("an audience may not hold control characters")]
+    Control,
+}
+
+impl FromStr for Audience {
+    type Err = AudienceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Err(AudienceError::Empty);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(AudienceError::Control);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// Configured claims; none of [`RESERVED_CLAIMS`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Claims(Map<String, Value>);
+
+impl Claims {
+    /// Takes the claims of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// The first name that only the agent may set.
+    pub fn new(claims: Map<String, Value>) -> Result<Self, String> {
+        match claims
+            .keys()
+            .find(|name| RESERVED_CLAIMS.contains(&name.as_str()))
+        {
+            Some(name) => Err(name.clone()),
+            None => Ok(Self(claims)),
+        }
+    }
+
+    /// These claims with those of `later` laid over them.
+    pub fn merged_with(&self, later: &Self) -> Self {
+        let mut all = self.0.clone();
+        all.extend(later.0.clone());
+        Self(all)
+    }
+
+    /// The claims by name.
+    pub fn as_map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+}
+
+/// Names a chain of signing keys: the `key` block of an `issuer` block.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyRef {
+    /// Label of the issuer.
+    pub issuer: Arc<str>,
+    /// Label of the key within it.
+    pub key: Arc<str>,
+}
+
+impl fmt::Display for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.issuer, self.key)
+    }
+}
+
+/// A registration entry: whoever has all the selectors gets the identity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its name, unique among entries.
+    pub id: Arc<str>,
+    /// The identity it grants: of the own trust domain, with a path.
+    pub spiffe_id: SpiffeId,
+    /// What a caller must have, all of it; never empty.
+    pub selectors: SelectorSet,
+    /// The only audiences that may be asked for; `None` allows any.
+    pub audiences: Option<Vec<Audience>>,
+    /// Life of a token fetched over the Workload API; at least a second.
+    pub ttl: Duration,
+    /// Tells a caller with several identities which one this is; may be empty.
+    pub hint: String,
+    /// Claims of the issuer with those of the entry over them.
+    pub claims: Claims,
+    /// The keys that sign for it.
+    pub key: KeyRef,
+    /// Whether each token carries a random `jti`.
+    pub jti: bool,
+}
+
+impl Entry {
+    /// Whether a token may name all of `audiences`.
+    pub fn allows(&self, audiences: &[Audience]) -> bool {
+        self.audiences
+            .as_ref()
+            .is_none_or(|allowed| audiences.iter().all(|wanted| allowed.contains(wanted)))
+    }
+}
+
+/// All registration entries, in the order that decides which identity is the default.
+#[derive(Debug, Clone, Default)]
+pub struct EntrySet(Vec<Arc<Entry>>);
+
+impl EntrySet {
+    /// The entries whose selectors are all among `found`, in order.
+    pub fn matching(&self, found: &SelectorSet) -> Vec<Arc<Entry>> {
+        self.0
+            .iter()
+            .filter(|entry| found.is_superset_of(&entry.selectors))
+            .cloned()
+            .collect()
+    }
+
+    /// Every entry in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Entry> for EntrySet {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        Self(entries.into_iter().map(Arc::new).collect())
+    }
+}
+
+/// The identities that a caller gets out of the entries that match it: those that allow every
+/// audience, each SPIFFE ID once (from its first entry), and with `only` none but that one.
+pub fn identities(
+    matching: &[Arc<Entry>],
+    audiences: &[Audience],
+    only: Option<&SpiffeId>,
+) -> Vec<Arc<Entry>> {
+    let mut granted: Vec<Arc<Entry>> = Vec::new();
+    for entry in matching {
+        let wanted = only.is_none_or(|id| *id == entry.spiffe_id);
+        let known = granted.iter().any(|got| got.spiffe_id == entry.spiffe_id);
+        if wanted && !known && entry.allows(audiences) {
+            granted.push(Arc::clone(entry));
+        }
+    }
+    granted
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// An entry for tests; `selectors` in the order written.
+    pub fn entry(id: &str, spiffe_id: &str, selectors: &[&str]) -> Entry {
+        Entry {
+            id: id.into(),
+            spiffe_id: spiffe_id.parse().unwrap(),
+            selectors: selectors.iter().map(|s| s.parse().unwrap()).collect(),
+            audiences: None,
+            ttl: Duration::from_secs(300),
+            hint: String::new(),
+            claims: Claims::default(),
+            key: KeyRef {
+                issuer: "main".into(),
+                key: "main".into(),
+            },
+            jti: false,
+        }
+    }
+
+    fn audiences(texts: &[&str]) -> Vec<Audience> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn matching_keeps_the_order_of_the_configuration() {
+        let set: EntrySet = [
+            entry("b", "spiffe://td/b", &["unix:uid:1"]),
+            entry("other", "spiffe://td/o", &["unix:uid:2"]),
+            entry("a", "spiffe://td/a", &["unix:uid:1", "unix:gid:1"]),
+        ]
+        .into_iter()
+        .collect();
+        let found = ["unix:uid:1", "unix:gid:1"]
+            .iter()
+            .map(|s| s.parse().unwrap())
+            .collect();
+        let ids: Vec<_> = set.matching(&found).iter().map(|e| e.id.clone()).collect();
+        assert_eq!(ids, ["b".into(), "a".into()]);
+    }
+
+    #[test]
+    fn an_identity_needs_every_audience_and_appears_once() {
+        let mut limited = entry("limited", "spiffe://td/a", &["unix:uid:1"]);
+        limited.audiences = Some(audiences(&["vault"]));
+        let open = entry("open", "spiffe://td/a", &["unix:uid:1"]);
+        let other = entry("other", "spiffe://td/b", &["unix:uid:1"]);
+        let all: Vec<_> = [limited, open, other].map(Arc::new).into();
+        let ids = |wanted: &[&str], only: Option<&str>| -> Vec<String> {
+            let only = only.map(|id| id.parse().unwrap());
+            identities(&all, &audiences(wanted), only.as_ref())
+                .iter()
+                .map(|entry| entry.id.to_string())
+                .collect()
+        };
+        assert_eq!(ids(&["vault"], None), ["limited", "other"]);
+        assert_eq!(ids(&["vault", "aws"], None), ["open", "other"]);
+        assert_eq!(ids(&["vault"], Some("spiffe://td/b")), ["other"]);
+        assert!(ids(&["vault"], Some("spiffe://td/c")).is_empty());
+    }
+
+    #[test]
+    fn reserved_claims_are_refused_and_later_claims_win() {
+        for name in RESERVED_CLAIMS {
+            let claims = Map::from_iter([(name.to_owned(), json!(1))]);
+            assert_eq!(Claims::new(claims), Err(name.to_owned()));
+        }
+        let make = |value: Value| Claims::new(value.as_object().unwrap().clone()).unwrap();
+        let merged = make(json!({"a": 1, "b": 1})).merged_with(&make(json!({"b": 2})));
+        assert_eq!(
+            Value::from(merged.as_map().clone()),
+            json!({"a": 1, "b": 2})
+        );
+    }
+
+    #[test]
+    fn audiences_are_never_empty_and_hold_no_control_characters() {
+        assert_eq!("".parse::<Audience>(), Err(AudienceError::Empty));
+        assert_eq!("a\n".parse::<Audience>(), Err(AudienceError::Control));
+        assert!(
+            "//iam.googleapis.com/projects/1 x"
+                .parse::<Audience>()
+                .is_ok()
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! `agent` gives the processes of one Linux machine short-lived identities: JWT-SVIDs that it
+//! signs with keys of its own, over the SPIFFE Workload API and in files, and the static documents
+//! by which others come to trust them.
+//!
+//! The modules stand on floors, and each uses only what lies below it; `ARCHITECTURE.md` walks
+//! through them and `tests/architecture.rs` holds them to it.
+//!
+//! - words: [`spiffe_id`], [`selector`], [`entry`], [`issuer`], [`clock`], [`durable`] (the only
+//!   writer of files), [`sys`] (the only unsafe module)
+//! - signing, pure: [`jose`], [`svid`], [`bundle`]
+//! - keys: [`key`]
+//! - workers: [`proc`], [`peer`], [`conn`], [`attest`], [`authority`], [`publish`], [`rotator`],
+//!   [`issue`], [`mirror`]
+//! - surfaces: [`pb`], [`workload_api`]
+//! - assembly: [`config`], [`telemetry`], [`shutdown`], [`agent`], [`cli`]
+
+#![deny(unsafe_code)]
+
+mod agent;
+mod attest;
+mod authority;
+mod bundle;
+pub mod cli;
+mod clock;
+mod config;
+mod conn;
+mod durable;
+mod entry;
+mod issue;
+mod issuer;
+mod jose;
+mod key;
+mod mirror;
+mod pb;
+mod peer;
+mod proc;
+mod publish;
+mod rotator;
+mod selector;
+mod shutdown;
+mod spiffe_id;
+mod svid;
+#[expect(unsafe_code, reason = "what the kernel offers and no safe crate does")]
+mod sys;
+mod telemetry;
+mod workload_api;

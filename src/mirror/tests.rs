@@ -1,0 +1,84 @@
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::entry::{Claims, KeyRef};
+use crate::svid::AudienceClaim;
+
+fn spec(path: PathBuf) -> TokenFileSpec {
+    TokenFileSpec {
+        path,
+        order: Order {
+            key: KeyRef {
+                issuer: "main".into(),
+                key: "main".into(),
+            },
+            spiffe_id: "spiffe://td/x".parse().unwrap(),
+            audience: AudienceClaim::One("a".parse().unwrap()),
+            claims: Claims::default(),
+            ttl: Duration::from_secs(3600),
+            nbf_margin: Duration::ZERO,
+            jti: false,
+        },
+        refresh_at: 0.45,
+        mode: 0o400,
+        owner: None,
+        group: None,
+        create_directory: false,
+    }
+}
+
+#[test]
+fn a_file_is_refreshed_well_before_its_token_ends_and_files_differ() {
+    let after = |name: &str| {
+        let spec = spec(PathBuf::from(format!("/run/{name}")));
+        refresh_after(&spec, spec.order.ttl)
+    };
+    let all: Vec<_> = (0..100).map(|i| after(&format!("token{i}"))).collect();
+    for wait in &all {
+        assert!((1458..=1782).contains(&wait.as_secs()), "{wait:?}");
+    }
+    assert!(all.iter().any(|wait| *wait != all[0]));
+    assert_eq!(after("token1"), after("token1"));
+}
+
+#[test]
+fn retries_start_soon_and_grow_to_a_tenth_of_the_life_at_most() {
+    let hour = Duration::from_secs(3600);
+    let waits: Vec<_> = (0..8).map(|n| retry_after(hour, n).as_secs()).collect();
+    assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
+    let short = Duration::from_secs(2);
+    assert_eq!(retry_after(short, 0), Duration::from_millis(100));
+    assert_eq!(retry_after(short, u32::MAX), Duration::from_millis(200));
+}
+
+#[test]
+fn the_file_holds_the_token_alone_and_belongs_to_whom_it_should() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let mut spec = spec(root.join("made/token"));
+    let names = Names::default();
+    assert!(matches!(put(&spec, &names, b"t"), Err(MirrorError::Directory(e)) if e.is_missing()));
+    spec.create_directory = true;
+    put(&spec, &names, b"token").unwrap();
+    assert_eq!(fs::read(&spec.path).unwrap(), b"token");
+    let meta = fs::metadata(&spec.path).unwrap();
+    assert_eq!(meta.mode() & 0o7777, 0o400);
+    let parent = fs::metadata(root.join("made")).unwrap();
+    assert_eq!((meta.uid(), meta.gid()), (parent.uid(), parent.gid()));
+    assert_eq!(fs::read_dir(root.join("made")).unwrap().count(), 1);
+}
+
+#[test]
+fn an_owner_that_nobody_knows_leaves_the_old_token_in_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(directory.path().canonicalize().unwrap().join("token"));
+    let names = Names::default();
+    put(&spec, &names, b"old").unwrap();
+    spec.owner = Some(Account::Name("nobody-of-this-name".into()));
+    assert!(matches!(
+        put(&spec, &names, b"new"),
+        Err(MirrorError::NoUser(_))
+    ));
+    assert_eq!(fs::read(&spec.path).unwrap(), b"old");
+}

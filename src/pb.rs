@@ -1,0 +1,12 @@
+//! The generated messages and services of `proto/`.
+
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::indexing_slicing,
+    clippy::semicolon_if_nothing_returned,
+    clippy::uninlined_format_args,
+    reason = "generated code; proto/ holds its documentation"
+)]
+
+tonic::include_proto!("_");

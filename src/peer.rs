@@ -1,0 +1,352 @@
+//! Who made a connection, by the word of the kernel.
+//!
+//! Everything is taken when the connection is accepted, before a byte of it is read, and held
+//! by descriptors, never by a number that another process could come to bear.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+use thiserror::Error;
+
+use crate::proc::{Exe, ProcDir, ProcError};
+use crate::selector::Selector;
+use crate::sys;
+
+/// Why a process cannot be told, or is not the one that made the connection any more. The
+/// connection gets no identity.
+#[derive(Debug, Error)]
+pub enum PeerError {
+    /// The kernel cannot name it: it is in a pid namespace that we do not see.
+    #[error("it is in another pid namespace: start it in the agent's, or below")]
+    Foreign,
+    /// Our user namespace has no number for its user, so that all such users look alike.
+    #[error("its user does not exist in the agent's user namespace")]
+    Unmapped,
+    /// It has exited.
+    #[error("the process has exited")]
+    Gone,
+    /// It is there, but another user by now, or half another.
+    #[error("its user or group ids are no longer those it connected with")]
+    ChangedIds,
+    /// It runs another program than when it connected.
+    #[error("it no longer runs the program it connected with")]
+    ChangedProgram,
+    /// The kernel has no `SO_PEERPIDFD` and the configuration wants it.
+    #[error("the kernel lacks SO_PEERPIDFD (Linux 6.5) and require_peerpidfd is set")]
+    NoPeerPidfd,
+    /// Something else did not work.
+    #[error("{0}: {1}")]
+    Io(&'static str, #[source] io::Error),
+}
+
+impl From<ProcError> for PeerError {
+    fn from(error: ProcError) -> Self {
+        match error {
+            ProcError::Gone => Self::Gone,
+            ProcError::Io(what, source) => Self::Io(what, source),
+        }
+    }
+}
+
+/// What holds for every connection of this agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Namespaces {
+    /// The number that stands for every user that our user namespace does not know; `None` where
+    /// it knows them all.
+    overflow_uid: Option<u32>,
+    /// Whether kernels without `SO_PEERPIDFD` are refused.
+    require_peerpidfd: bool,
+}
+
+impl Namespaces {
+    /// Looks at the user namespace that we are in.
+    pub fn of_self(require_peerpidfd: bool) -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let map = read("/proc/self/uid_map");
+        let identity = ["0", "0", "4294967295"];
+        let overflow_uid = if map.split_whitespace().eq(identity) {
+            None
+        } else {
+            let number = read("/proc/sys/kernel/overflowuid");
+            Some(number.trim().parse().unwrap_or(65_534))
+        };
+        Self {
+            overflow_uid,
+            require_peerpidfd,
+        }
+    }
+}
+
+/// The process that made a connection.
+#[derive(Debug)]
+pub struct Peer {
+    pid: libc::pid_t,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    pidfd: OwnedFd,
+    exe: Mutex<Known>,
+    refused: AtomicBool,
+}
+
+/// The program that it runs, and what was found out about it at some cost.
+#[derive(Debug, Clone)]
+struct Known {
+    exe: Exe,
+    selectors: Option<Vec<Selector>>,
+}
+
+impl Peer {
+    /// Asks the kernel who made the connection.
+    ///
+    /// # Errors
+    ///
+    /// The connection is then closed unread.
+    pub fn of(socket: BorrowedFd<'_>, namespaces: Namespaces) -> Result<Self, PeerError> {
+        let io = |what| move |errno: Errno| PeerError::Io(what, errno.into());
+        let credentials =
+            getsockopt(&socket, sockopt::PeerCredentials).map_err(io("SO_PEERCRED"))?;
+        let (pid, uid) = (credentials.pid(), credentials.uid());
+        if pid <= 0 {
+            return Err(PeerError::Foreign);
+        }
+        if namespaces.overflow_uid == Some(uid) {
+            return Err(PeerError::Unmapped);
+        }
+        let pidfd = match getsockopt(&socket, sockopt::PeerPidfd) {
+            Ok(pidfd) => pidfd,
+            // Only this answer means that the kernel does not know the option.
+            Err(Errno::ENOPROTOOPT) if namespaces.require_peerpidfd => {
+                return Err(PeerError::NoPeerPidfd);
+            }
+            Err(Errno::ENOPROTOOPT) => pidfd_by_number(pid, uid)?,
+            Err(Errno::EINVAL | Errno::ESRCH) => return Err(PeerError::Gone),
+            Err(errno) => return Err(PeerError::Io("SO_PEERPIDFD", errno.into())),
+        };
+        let groups =
+            sys::peer_groups(socket).map_err(|error| PeerError::Io("SO_PEERGROUPS", error))?;
+        let peer = Self {
+            pid,
+            uid,
+            gid: credentials.gid(),
+            groups,
+            pidfd,
+            exe: Mutex::new(Known {
+                exe: Exe::Unknown,
+                selectors: None,
+            }),
+            refused: AtomicBool::new(false),
+        };
+        let exe = ProcDir::open(pid)?.exe()?;
+        peer.still_lives()?;
+        *peer.known() = Known {
+            exe,
+            selectors: None,
+        };
+        Ok(peer)
+    }
+
+    /// The user it connected as.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The group it connected as.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// The supplementary groups it connected with.
+    pub fn groups(&self) -> &[u32] {
+        &self.groups
+    }
+
+    /// Its process id, for logs: everything else goes by descriptor.
+    pub fn pid(&self) -> libc::pid_t {
+        self.pid
+    }
+
+    /// Makes sure that the process is still there, still whom it was, and still runs the program
+    /// it connected with; hands out what was opened of it on the way.
+    ///
+    /// # Errors
+    ///
+    /// The process must get nothing, and its connection is not to be used again.
+    pub fn verify(&self) -> Result<ProcDir, PeerError> {
+        self.still_lives()?;
+        let proc = ProcDir::open(self.pid)?;
+        // Alive after its directory was opened, so the directory is this process's and no other's.
+        self.verify_ids(&proc)?;
+        self.verify_program(&proc)?;
+        self.still_lives()?;
+        Ok(proc)
+    }
+
+    /// The last look before an answer goes out: as [`Peer::verify`], through what was opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`Peer::verify`].
+    pub fn verify_again(&self, proc: &ProcDir) -> Result<(), PeerError> {
+        self.verify_program(proc)?;
+        self.verify_ids(proc)?;
+        self.still_lives()
+    }
+
+    fn verify_ids(&self, proc: &ProcDir) -> Result<(), PeerError> {
+        let ids = match sys::pidfd_info(self.pidfd.as_fd()) {
+            Ok(info) if u32::try_from(self.pid) == Ok(info.tgid) => (info.uids, info.gids),
+            Ok(_) => return Err(PeerError::Gone),
+            Err(error) => match error.raw_os_error() {
+                // Before Linux 6.13 the question is unknown; the status file answers it.
+                Some(libc::ENOTTY | libc::EINVAL) => proc.ids()?,
+                Some(libc::EREMOTE) => return Err(PeerError::Foreign),
+                Some(libc::ESRCH) => return Err(PeerError::Gone),
+                _ => return Err(PeerError::Io("PIDFD_GET_INFO", error)),
+            },
+        };
+        if ids == ([self.uid; 4], [self.gid; 4]) {
+            Ok(())
+        } else {
+            Err(PeerError::ChangedIds)
+        }
+    }
+
+    /// Another file is another program. A change of its ctime alone (a link was made, a package
+    /// replaced it) is none, but what was found out about the file is then void.
+    fn verify_program(&self, proc: &ProcDir) -> Result<(), PeerError> {
+        let exe = proc.exe()?;
+        let mut known = self.known();
+        if !known.exe.is_same_program(&exe) {
+            return Err(PeerError::ChangedProgram);
+        }
+        if known.exe != exe {
+            *known = Known {
+                exe,
+                selectors: None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether nothing has been heard of its end. A pidfd can be had even of a process that is
+    /// long gone, so this is asked again after each step.
+    fn still_lives(&self) -> Result<(), PeerError> {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(PeerError::Gone),
+            Err(errno) => Err(PeerError::Io("poll", errno.into())),
+        }
+    }
+
+    /// What [`Peer::keep`] was given for the program that runs.
+    pub fn kept(&self) -> Option<Vec<Selector>> {
+        self.known().selectors.clone()
+    }
+
+    /// Keeps selectors of the program for as long as it stays untouched: `exe` is what they were
+    /// read from.
+    pub fn keep(&self, exe: Exe, selectors: Vec<Selector>) {
+        let mut known = self.known();
+        if known.exe == exe {
+            known.selectors = Some(selectors);
+        }
+    }
+
+    /// The program as it was last seen.
+    pub fn exe(&self) -> Exe {
+        self.known().exe
+    }
+
+    /// Lets nothing more be read from the connection.
+    pub fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Peer::refuse`] was called.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        // Whoever panicked here left a whole value behind: it is replaced in one piece.
+        self.exe
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// For kernels before 6.5: a pidfd by number. The number may have been given to another process
+/// since it connected; only that the user is the same protects then, so the user and the start
+/// time are looked at on both sides of the opening.
+fn pidfd_by_number(pid: libc::pid_t, uid: u32) -> Result<OwnedFd, PeerError> {
+    let look = || -> Result<u64, PeerError> {
+        let proc = ProcDir::open(pid)?;
+        if proc.ids()?.0 != [uid; 4] {
+            return Err(PeerError::ChangedIds);
+        }
+        Ok(proc.start_time()?)
+    };
+    let before = look()?;
+    let pidfd = sys::pidfd_open(pid).map_err(|error| match error.raw_os_error() {
+        Some(libc::ESRCH) => PeerError::Gone,
+        _ => PeerError::Io("pidfd_open", error),
+    })?;
+    if look()? == before {
+        Ok(pidfd)
+    } else {
+        Err(PeerError::Gone)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// This process, as it looks to itself over a socket.
+    pub fn this_process() -> Peer {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        Peer::of(ours.as_fd(), Namespaces::of_self(false)).unwrap()
+    }
+
+    #[test]
+    fn a_process_that_stays_as_it_is_is_verified_again_and_again() {
+        let peer = this_process();
+        assert_eq!(peer.uid(), nix::unistd::geteuid().as_raw());
+        for _ in 0..3 {
+            let proc = peer.verify().unwrap();
+            peer.verify_again(&proc).unwrap();
+        }
+    }
+
+    #[test]
+    fn kept_selectors_belong_to_the_program_they_were_read_from() {
+        let peer = this_process();
+        let selectors = vec!["unix:path:/x".parse().unwrap()];
+        peer.keep(Exe::Unknown, selectors.clone());
+        assert_eq!(peer.kept(), None);
+        peer.keep(peer.exe(), selectors.clone());
+        assert_eq!(peer.kept(), Some(selectors));
+    }
+
+    #[test]
+    fn the_way_of_older_kernels_finds_the_same_process() {
+        let own = nix::unistd::getpid().as_raw();
+        let uid = nix::unistd::geteuid().as_raw();
+        let pidfd = pidfd_by_number(own, uid).unwrap();
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
+        assert!(matches!(
+            pidfd_by_number(own, uid + 1),
+            Err(PeerError::ChangedIds)
+        ));
+    }
+}

@@ -1,0 +1,3 @@
+//! Where public keys go so that others can trust the tokens.
+
+pub mod webroot;

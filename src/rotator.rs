@@ -1,0 +1,298 @@
+//! Brings the keys of every issuer into use, in the order durable, published, used: the key file,
+//! the record that names it, the documents that verifiers read, and only then the snapshot that
+//! signatures are made from.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, IssuerKeys};
+use crate::clock::Clock;
+use crate::entry::KeyRef;
+use crate::jose::jwk::Jwk;
+use crate::key::record::{KeyRecord, KeyState};
+use crate::key::signing::{KeyError, KeySpec, SigningKey};
+use crate::key::store::{KeyStore, StoreError};
+use crate::publish::webroot::{WebrootError, WebrootSpec};
+
+/// How often the ages of keys are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often a key past its lifespan is complained about.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
+
+/// An issuer and the keys that it is to have.
+#[derive(Debug, Clone)]
+pub struct IssuerSpec {
+    /// Its label.
+    pub name: Arc<str>,
+    /// Its documents.
+    pub webroot: WebrootSpec,
+    /// Its key chains, by label.
+    pub chains: BTreeMap<Arc<str>, KeySpec>,
+}
+
+/// Why an issuer has no usable keys.
+#[derive(Debug, Error)]
+pub enum RotationError {
+    /// The keys on disk cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The documents cannot be written.
+    #[error(transparent)]
+    Webroot(#[from] WebrootError),
+    /// A key cannot be made.
+    #[error("issuer {issuer}: {source}")]
+    Key {
+        /// The issuer.
+        issuer: Arc<str>,
+        /// What went wrong.
+        source: KeyError,
+    },
+}
+
+/// The one writer of keys.
+#[derive(Debug)]
+pub struct Rotator {
+    issuers: Vec<IssuerSpec>,
+    authority: Arc<Authority>,
+    clock: Arc<dyn Clock>,
+    disk: Mutex<Disk>,
+}
+
+#[derive(Debug)]
+struct Disk {
+    store: KeyStore,
+    records: Vec<KeyRecord>,
+}
+
+impl std::fmt::Debug for dyn Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl Rotator {
+    /// With the keys that are on disk.
+    pub fn new(
+        issuers: Vec<IssuerSpec>,
+        authority: Arc<Authority>,
+        clock: Arc<dyn Clock>,
+        store: KeyStore,
+        records: Vec<KeyRecord>,
+    ) -> Self {
+        Self {
+            issuers,
+            authority,
+            clock,
+            disk: Mutex::new(Disk { store, records }),
+        }
+    }
+
+    /// Publishes every issuer whose keys exist, and tells which lack some. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// The first issuer whose keys or documents cannot be used.
+    pub fn start_existing(&self) -> Result<Vec<IssuerSpec>, RotationError> {
+        let mut lacking = Vec::new();
+        for issuer in &self.issuers {
+            if self.disk().has_all_keys(issuer) {
+                self.bring_up(issuer)?;
+            } else {
+                lacking.push(issuer.clone());
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Makes the keys that an issuer lacks and publishes it. Blocks on the disk and on the making
+    /// of the keys, for which nothing is locked.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong; nothing of it is in use then.
+    pub fn start_new(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
+        for (name, spec) in &issuer.chains {
+            let chain = KeyRef {
+                issuer: Arc::clone(&issuer.name),
+                key: Arc::clone(name),
+            };
+            if self.disk().usable(&chain, spec).is_some() {
+                continue;
+            }
+            tracing::info!(key = %chain, algorithm = %spec.algorithm, "making a signing key");
+            let key = SigningKey::generate(spec).map_err(|source| RotationError::Key {
+                issuer: Arc::clone(&issuer.name),
+                source,
+            })?;
+            self.disk().prepare(chain, &key, &*self.clock)?;
+        }
+        self.bring_up(issuer)
+    }
+
+    /// The keys of the issuer exist: documents first, then records, then signatures.
+    fn bring_up(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
+        let mut disk = self.disk();
+        let public = disk.public_keys(&issuer.name);
+        issuer.webroot.publish(&public)?;
+        disk.activate(issuer, &*self.clock)?;
+        let mut active = BTreeMap::new();
+        for (name, spec) in &issuer.chains {
+            let chain = KeyRef {
+                issuer: Arc::clone(&issuer.name),
+                key: Arc::clone(name),
+            };
+            if let Some(record) = disk.usable(&chain, spec) {
+                active.insert(Arc::clone(name), Arc::new(disk.store.load(&record.jwk)?));
+            }
+        }
+        let url = issuer.webroot.url.clone();
+        let keys = IssuerKeys {
+            url,
+            active,
+            public,
+        };
+        self.authority.publish(Arc::clone(&issuer.name), keys);
+        tracing::info!(issuer = %issuer.name, url = %issuer.webroot.url, "issuer published");
+        Ok(())
+    }
+
+    /// Looks after the keys until told to stop.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut complained: Option<tokio::time::Instant> = None;
+        loop {
+            if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+                for (chain, age, lifespan) in self.overdue() {
+                    tracing::warn!(
+                        key = %chain,
+                        age_seconds = age.as_secs(),
+                        lifespan_seconds = lifespan.as_secs(),
+                        "the signing key is past its lifespan and goes on signing"
+                    );
+                    complained = Some(tokio::time::Instant::now());
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// The chains whose key signs for longer than it should.
+    fn overdue(&self) -> Vec<(KeyRef, Duration, Duration)> {
+        let disk = self.disk();
+        let now = disk.store.stamp(&*self.clock);
+        let mut overdue = Vec::new();
+        for issuer in &self.issuers {
+            for (name, spec) in &issuer.chains {
+                let chain = KeyRef {
+                    issuer: Arc::clone(&issuer.name),
+                    key: Arc::clone(name),
+                };
+                let activated = disk.usable(&chain, spec).and_then(|r| r.activated.as_ref());
+                let age = activated.map_or(Duration::ZERO, |at| at.age(&now));
+                if age > spec.lifespan {
+                    overdue.push((chain, age, spec.lifespan));
+                }
+            }
+        }
+        overdue
+    }
+
+    fn disk(&self) -> std::sync::MutexGuard<'_, Disk> {
+        // Records are changed only after they are durable, so a panic leaves none half-changed.
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk {
+    /// The key of a chain that signs, or may begin to: of the kind that is configured now.
+    fn usable(&self, chain: &KeyRef, spec: &KeySpec) -> Option<&KeyRecord> {
+        let mut candidates: Vec<_> = self
+            .records
+            .iter()
+            .filter(|record| record.chain == *chain && spec.fits(&record.jwk))
+            .filter(|record| record.state() != KeyState::Retired)
+            .collect();
+        candidates.sort_by_key(|record| record.state() != KeyState::Active);
+        candidates.first().copied()
+    }
+
+    fn has_all_keys(&self, issuer: &IssuerSpec) -> bool {
+        issuer.chains.iter().all(|(name, spec)| {
+            let chain = KeyRef {
+                issuer: Arc::clone(&issuer.name),
+                key: Arc::clone(name),
+            };
+            self.usable(&chain, spec).is_some()
+        })
+    }
+
+    fn public_keys(&self, issuer: &str) -> Vec<Jwk> {
+        let of_issuer = self
+            .records
+            .iter()
+            .filter(|record| &*record.chain.issuer == issuer);
+        of_issuer.map(|record| record.jwk.clone()).collect()
+    }
+
+    /// Makes a new key durable, first itself, then its record.
+    fn prepare(
+        &mut self,
+        chain: KeyRef,
+        key: &SigningKey,
+        clock: &dyn Clock,
+    ) -> Result<(), StoreError> {
+        self.store.put(key)?;
+        let now = self.store.stamp(clock);
+        let mut records = self.records.clone();
+        records.push(KeyRecord::prepared(chain, key.jwk().clone(), now));
+        self.save(records, clock)
+    }
+
+    /// Records that the keys of an issuer are published and which of them sign. A key of a kind
+    /// that is not configured any more, or of a chain that is gone, ceases to sign and stays in
+    /// the documents for the tokens it has signed.
+    fn activate(&mut self, issuer: &IssuerSpec, clock: &dyn Clock) -> Result<(), StoreError> {
+        let now = self.store.stamp(clock);
+        let signing: Vec<String> = issuer
+            .chains
+            .iter()
+            .filter_map(|(name, spec)| {
+                let chain = KeyRef {
+                    issuer: Arc::clone(&issuer.name),
+                    key: Arc::clone(name),
+                };
+                self.usable(&chain, spec)
+                    .map(|record| record.jwk.kid().to_owned())
+            })
+            .collect();
+        let mut records = self.records.clone();
+        for record in records.iter_mut().filter(|r| r.chain.issuer == issuer.name) {
+            record.published.get_or_insert_with(|| now.clone());
+            if signing.iter().any(|kid| kid == record.jwk.kid()) {
+                record.activated.get_or_insert_with(|| now.clone());
+            } else if record.state() == KeyState::Active {
+                record.retired = Some(now.clone());
+            }
+        }
+        if records == self.records {
+            Ok(())
+        } else {
+            self.save(records, clock)
+        }
+    }
+
+    fn save(&mut self, records: Vec<KeyRecord>, clock: &dyn Clock) -> Result<(), StoreError> {
+        self.store.save(&records, clock)?;
+        self.records = records;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

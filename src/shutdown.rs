@@ -1,0 +1,146 @@
+//! How the agent ends: signals, and tasks that nobody told to end.
+
+use std::future::Future;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Cancels `stop` at the first SIGTERM or SIGINT. The future ends at the second one: whoever is
+/// in such a hurry is not kept waiting.
+///
+/// # Errors
+///
+/// The signals cannot be caught.
+pub fn on_signals(stop: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        for action in ["stopping", "stopping at once"] {
+            let signal = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            tracing::info!(signal, "{action}");
+            stop.cancel();
+        }
+    })
+}
+
+/// Why a task ended.
+#[derive(Debug)]
+pub enum Ended<E> {
+    /// It returned although nobody asked it to, or with an error.
+    Task {
+        /// Which.
+        name: &'static str,
+        /// Its error, where it had one.
+        error: Option<E>,
+    },
+    /// It panicked.
+    Panic(&'static str),
+}
+
+/// Tasks that all have a name and somebody who waits for them.
+#[derive(Debug)]
+pub struct Supervisor<E> {
+    tasks: JoinSet<(&'static str, Result<(), E>)>,
+    names: std::collections::HashMap<tokio::task::Id, &'static str>,
+    stop: CancellationToken,
+}
+
+impl<E: Send + 'static> Supervisor<E> {
+    /// A supervisor of tasks that end at `stop`.
+    pub fn new(stop: CancellationToken) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            names: std::collections::HashMap::new(),
+            stop,
+        }
+    }
+
+    /// Starts a task.
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let handle = self.tasks.spawn(async move { (name, task.await) });
+        self.names.insert(handle.id(), name);
+    }
+
+    /// Waits until all tasks have ended. The first one that ends by itself makes the others end
+    /// too, and is what is told; `None` if all were asked to.
+    pub async fn run(mut self) -> Option<Ended<E>> {
+        let mut first = None;
+        while let Some(ended) = self.tasks.join_next().await {
+            let asked = self.stop.is_cancelled();
+            let ended = match ended {
+                Ok((_, Ok(()))) if asked => continue,
+                Ok((name, result)) => Ended::Task {
+                    name,
+                    error: result.err(),
+                },
+                Err(error) if error.is_cancelled() => continue,
+                Err(error) => {
+                    Ended::Panic(self.names.get(&error.id()).copied().unwrap_or("unknown"))
+                }
+            };
+            self.stop.cancel();
+            first.get_or_insert(ended);
+        }
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supervisor() -> (Supervisor<&'static str>, CancellationToken) {
+        let stop = CancellationToken::new();
+        let mut supervisor = Supervisor::new(stop.clone());
+        let until = stop.clone();
+        supervisor.spawn("patient", async move {
+            until.cancelled().await;
+            Ok(())
+        });
+        (supervisor, stop)
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_ends_all_and_is_named() {
+        let (mut all, stop) = supervisor();
+        all.spawn("broken", async { Err("why") });
+        let ended = all.run().await.unwrap();
+        assert!(matches!(
+            ended,
+            Ended::Task {
+                name: "broken",
+                error: Some("why")
+            }
+        ));
+        assert!(stop.is_cancelled());
+
+        let (mut all, _) = supervisor();
+        all.spawn("hasty", async { Ok(()) });
+        assert!(matches!(
+            all.run().await,
+            Some(Ended::Task {
+                name: "hasty",
+                error: None
+            })
+        ));
+
+        let (mut all, _) = supervisor();
+        all.spawn("clumsy", async { panic!("on purpose") });
+        assert!(matches!(all.run().await, Some(Ended::Panic("clumsy"))));
+    }
+
+    #[tokio::test]
+    async fn tasks_that_were_asked_to_end_are_no_failure() {
+        let (all, stop) = supervisor();
+        stop.cancel();
+        assert!(all.run().await.is_none());
+    }
+}

@@ -1,0 +1,266 @@
+//! JWT-SVIDs (JWT-SVID, sections 2 to 4): what is signed, and what is believed.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use crate::bundle::Bundle;
+use crate::clock::{from_unix_seconds, unix_seconds};
+use crate::entry::{Audience, Claims};
+use crate::jose::jwk::Jwk;
+use crate::jose::jws::{JwsError, Unverified};
+use crate::jose::{Algorithm, encode_base64url};
+use crate::spiffe_id::SpiffeId;
+
+/// The `aud` of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AudienceClaim {
+    /// A string.
+    One(Audience),
+    /// An array, even of one, in this order.
+    List(Vec<Audience>),
+}
+
+impl AudienceClaim {
+    /// The audiences in order.
+    pub fn as_slice(&self) -> &[Audience] {
+        match self {
+            Self::One(audience) => std::slice::from_ref(audience),
+            Self::List(audiences) => audiences,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::One(audience) => json!(audience.as_str()),
+            Self::List(list) => list.iter().map(Audience::as_str).collect(),
+        }
+    }
+}
+
+/// What a token will say, times aside.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// `iss`.
+    pub issuer: &'a str,
+    /// `sub`.
+    pub spiffe_id: &'a SpiffeId,
+    /// `aud`.
+    pub audience: &'a AudienceClaim,
+    /// Configured claims.
+    pub claims: &'a Claims,
+    /// `jti`, where one is wanted.
+    pub jti: Option<&'a str>,
+}
+
+/// When a token holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// `iat`, whole seconds.
+    pub issued_at: SystemTime,
+    /// `exp`, whole seconds.
+    pub expires_at: SystemTime,
+    not_before: SystemTime,
+}
+
+impl Validity {
+    /// From `now`, rounded down so that nobody sees a token from the future, for `ttl`; verifiers
+    /// whose clocks lag by up to `nbf_margin` take it at once.
+    pub fn starting(now: SystemTime, ttl: Duration, nbf_margin: Duration) -> Self {
+        let now = unix_seconds(now);
+        Self {
+            issued_at: from_unix_seconds(now),
+            expires_at: from_unix_seconds(now.saturating_add(ttl.as_secs())),
+            not_before: from_unix_seconds(now.saturating_sub(nbf_margin.as_secs())),
+        }
+    }
+
+    /// From `iat` to `exp`.
+    pub fn life(&self) -> Duration {
+        self.expires_at
+            .duration_since(self.issued_at)
+            .unwrap_or_default()
+    }
+}
+
+/// The bytes that a signature covers: header, dot, payload.
+pub fn signing_input(key: &Jwk, subject: Subject<'_>, validity: Validity) -> String {
+    let header = json!({"alg": key.algorithm().name(), "kid": key.kid(), "typ": "JWT"});
+    let mut payload = subject.claims.as_map().clone();
+    let mut set = |name: &str, value: Value| payload.insert(name.to_owned(), value);
+    set("iss", json!(subject.issuer));
+    set("sub", json!(subject.spiffe_id.as_str()));
+    set("aud", subject.audience.to_json());
+    set("iat", json!(unix_seconds(validity.issued_at)));
+    set("nbf", json!(unix_seconds(validity.not_before)));
+    set("exp", json!(unix_seconds(validity.expires_at)));
+    if let Some(jti) = subject.jti {
+        set("jti", json!(jti));
+    }
+    let part = |value: Value| encode_base64url(value.to_string());
+    format!("{}.{}", part(header), part(Value::Object(payload)))
+}
+
+/// A token that somebody may use: it never prints itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Joins what was signed and the signature.
+    pub fn assemble(signing_input: String, signature: &[u8]) -> Self {
+        let mut token = signing_input;
+        token.push('.');
+        token.push_str(&encode_base64url(signature));
+        Self(token)
+    }
+
+    /// The token itself, to be handed to its owner and to nobody else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// A signed JWT-SVID and what is known of it.
+#[derive(Debug, Clone)]
+pub struct JwtSvid {
+    /// The compact JWS.
+    pub token: Token,
+    /// Its subject.
+    pub spiffe_id: SpiffeId,
+    /// Its times.
+    pub validity: Validity,
+}
+
+/// Why a token is not believed. No message holds a part of the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ValidationError {
+    /// Its form is wrong.
+    #[error(transparent)]
+    Jws(#[from] JwsError),
+    /// `sub` is missing or no SPIFFE ID.
+    #[error("the sub of the token is not a SPIFFE ID")]
+    Subject,
+    /// Nothing is known about the trust domain of `sub`.
+    #[error("no bundle is known for the trust domain of the token")]
+    TrustDomain,
+    /// No key of the trust domain made the signature.
+    #[error("the token is not signed by a key of its trust domain")]
+    Signature,
+    /// `exp` is missing or no number.
+    #[error("the token has no usable exp")]
+    NoExpiry,
+    /// `exp` has passed.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` or `iat` is no number.
+    #[error("the nbf or iat of the token is not a number")]
+    Time,
+    /// `nbf` or `iat` lies ahead.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// `aud` is missing, empty or malformed.
+    #[error("the token has no usable aud")]
+    NoAudience,
+    /// `aud` does not hold the audience.
+    #[error("the token is not for this audience")]
+    Audience,
+}
+
+/// Checks a token against the bundle of its trust domain (JWT-SVID, section 4).
+///
+/// # Errors
+///
+/// The first rule that it breaks.
+pub fn validate(
+    token: &str,
+    bundle: &Bundle,
+    audience: &str,
+    now: SystemTime,
+    leeway: Duration,
+) -> Result<(SpiffeId, Map<String, Value>), ValidationError> {
+    let unverified = Unverified::parse(token)?;
+    let spiffe_id: SpiffeId = unverified
+        .untrusted_payload()
+        .get("sub")
+        .and_then(Value::as_str)
+        .and_then(|sub| sub.parse().ok())
+        .ok_or(ValidationError::Subject)?;
+    if spiffe_id.trust_domain() != &bundle.trust_domain {
+        return Err(ValidationError::TrustDomain);
+    }
+    let claims = unverified
+        .verified_by(bundle.keys.iter())
+        .ok_or(ValidationError::Signature)?;
+    check_times(&claims, now, leeway)?;
+    check_audience(&claims, audience)?;
+    Ok((spiffe_id, claims))
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "numeric dates up to the year 9999 are exact in a double"
+)]
+fn check_times(
+    claims: &Map<String, Value>,
+    now: SystemTime,
+    leeway: Duration,
+) -> Result<(), ValidationError> {
+    const END_OF_9999: f64 = 253_402_300_799.0;
+    let (now, leeway) = (unix_seconds(now) as f64, leeway.as_secs_f64());
+    let date = |value: &Value| {
+        value
+            .as_f64()
+            .filter(|seconds| (0.0..=END_OF_9999).contains(seconds))
+    };
+    let expiry = claims.get("exp").and_then(date);
+    if expiry.ok_or(ValidationError::NoExpiry)? + leeway <= now {
+        return Err(ValidationError::Expired);
+    }
+    for name in ["nbf", "iat"] {
+        let Some(value) = claims.get(name) else {
+            continue;
+        };
+        if date(value).ok_or(ValidationError::Time)? > now + leeway {
+            return Err(ValidationError::NotYet);
+        }
+    }
+    Ok(())
+}
+
+fn check_audience(claims: &Map<String, Value>, wanted: &str) -> Result<(), ValidationError> {
+    let audiences = match claims.get("aud") {
+        Some(Value::String(one)) => vec![one.as_str()],
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(Value::as_str)
+            .collect::<Option<Vec<_>>>()
+            .ok_or(ValidationError::NoAudience)?,
+        _ => return Err(ValidationError::NoAudience),
+    };
+    if audiences.is_empty() {
+        Err(ValidationError::NoAudience)
+    } else if audiences.contains(&wanted) {
+        Ok(())
+    } else {
+        Err(ValidationError::Audience)
+    }
+}
+
+/// The algorithms that some of `keys` are for, each once, RS256 first.
+pub fn algorithms<'a>(keys: impl IntoIterator<Item = &'a Jwk>) -> Vec<Algorithm> {
+    let mut found: Vec<_> = keys.into_iter().map(Jwk::algorithm).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests;

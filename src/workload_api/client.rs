@@ -1,0 +1,228 @@
+//! The one client of the Workload API, for the commands.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value};
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::SECURITY_HEADER;
+use super::claims::to_json;
+use crate::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use crate::pb::{
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, ValidateJwtsvidRequest,
+};
+
+/// How long to wait before trying again, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a call did not succeed.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody serves the socket.
+    #[error("no agent listens on {}: {source}", path.display())]
+    NobodyListens {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The agent could not answer in time.
+    #[error("the agent did not answer in time: {0}")]
+    Unavailable(String),
+    /// The caller has no identity that fits.
+    #[error("{0}")]
+    NoIdentity(String),
+    /// The agent refused.
+    #[error("the agent refused: {0}")]
+    Refused(String),
+    /// The answer makes no sense.
+    #[error("the answer of the agent is not understood: {0}")]
+    Answer(String),
+}
+
+impl ClientError {
+    /// Whether another try may succeed; with `wait` also where nobody listens yet.
+    pub fn is_passing(&self, wait: bool) -> bool {
+        match self {
+            Self::NobodyListens { .. } => wait,
+            Self::Unavailable(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        let message = status.message().to_owned();
+        match status.code() {
+            Code::PermissionDenied => Self::NoIdentity(message),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+                Self::Unavailable(message)
+            }
+            code => Self::Refused(if message.is_empty() {
+                code.to_string()
+            } else {
+                message
+            }),
+        }
+    }
+}
+
+/// Where the agent is and how patient the caller is.
+#[derive(Debug, Clone)]
+pub struct WorkloadClient {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// How long all tries may take together.
+    pub timeout: Duration,
+    /// Whether to wait for an agent that does not listen yet.
+    pub wait: bool,
+}
+
+type Stub = SpiffeWorkloadApiClient<Channel>;
+
+impl WorkloadClient {
+    /// Fetches a token for each identity of this process, or for `spiffe_id` alone.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub async fn fetch_jwt(
+        &self,
+        audience: &[String],
+        spiffe_id: Option<&str>,
+    ) -> Result<Vec<Jwtsvid>, ClientError> {
+        let request = JwtsvidRequest {
+            audience: audience.to_vec(),
+            spiffe_id: spiffe_id.unwrap_or_default().to_owned(),
+        };
+        let reply = self
+            .call(async |mut stub: Stub| stub.fetch_jwtsvid(with_header(request.clone())).await)
+            .await?;
+        let svids = reply.into_inner().svids;
+        if svids.is_empty() {
+            return Err(ClientError::Answer("it holds no token".to_owned()));
+        }
+        Ok(svids)
+    }
+
+    /// Has a token validated; gives its SPIFFE ID and claims.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not believed.
+    pub async fn validate_jwt(
+        &self,
+        audience: &str,
+        token: &str,
+    ) -> Result<(String, Map<String, Value>), ClientError> {
+        let request = ValidateJwtsvidRequest {
+            audience: audience.to_owned(),
+            svid: token.to_owned(),
+        };
+        let reply = self
+            .call(async |mut stub: Stub| stub.validate_jwtsvid(with_header(request.clone())).await)
+            .await?
+            .into_inner();
+        let claims = reply.claims.map(to_json).unwrap_or_default();
+        Ok((reply.spiffe_id, claims))
+    }
+
+    /// Asks for the bundles that this process may have.
+    ///
+    /// # Errors
+    ///
+    /// Why there are none.
+    pub async fn bundles(&self) -> Result<Bundles, ClientError> {
+        let reply = self
+            .call(async |mut stub: Stub| {
+                stub.fetch_jwt_bundles(with_header(JwtBundlesRequest {}))
+                    .await
+            })
+            .await?;
+        Ok(Bundles(reply.into_inner()))
+    }
+
+    /// Connects and calls, again and again while that may help and there is time.
+    async fn call<T, F>(&self, call: impl Fn(Stub) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let attempt = async { Ok(call(connect(&self.socket).await?).await?) };
+            let late =
+                || ClientError::Unavailable(format!("nothing came from {}", self.socket.display()));
+            let result = timeout_at(deadline, attempt)
+                .await
+                .unwrap_or_else(|_| Err(late()));
+            let passing = result
+                .as_ref()
+                .is_err_and(|error: &ClientError| error.is_passing(self.wait));
+            if !passing || Instant::now() + pause >= deadline {
+                return result;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// The bundles of this process, whenever they change.
+#[derive(Debug)]
+pub struct Bundles(Streaming<JwtBundlesResponse>);
+
+impl Bundles {
+    /// All of them, by trust domain ID: at once the first time, then after each change.
+    ///
+    /// # Errors
+    ///
+    /// Why no more will come.
+    pub async fn next(&mut self) -> Result<Vec<(String, Value)>, ClientError> {
+        let message = self.0.message().await?;
+        let ended = || ClientError::Unavailable("the stream has ended".to_owned());
+        let mut bundles = Vec::new();
+        for (domain, document) in message.ok_or_else(ended)?.bundles {
+            let document = serde_json::from_slice(&document)
+                .map_err(|error| ClientError::Answer(error.to_string()))?;
+            bundles.push((domain, document));
+        }
+        bundles.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(bundles)
+    }
+}
+
+fn with_header<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = MetadataValue::from_static("true");
+    request.metadata_mut().insert(SECURITY_HEADER, value);
+    request
+}
+
+async fn connect(path: &Path) -> Result<Stub, ClientError> {
+    let stream = UnixStream::connect(path).await;
+    let mut stream = Some(stream.map_err(|source| ClientError::NobodyListens {
+        path: path.to_owned(),
+        source,
+    })?);
+    // The endpoint wants an address; the connection is made already.
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let stream = stream.take().map(TokioIo::new);
+            std::future::ready(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
+        }))
+        .await;
+    let unavailable = |error: tonic::transport::Error| ClientError::Unavailable(error.to_string());
+    Ok(SpiffeWorkloadApiClient::new(channel.map_err(unavailable)?))
+}

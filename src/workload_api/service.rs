@@ -1,0 +1,320 @@
+//! The seven calls. Each checks in one order: the request, the caller, what he may have.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::Refusal;
+use super::claims::to_struct;
+use crate::attest::WorkloadAttestor;
+use crate::authority::{Authority, Published};
+use crate::clock::Clock;
+use crate::entry::{Audience, Entry, EntrySet, identities};
+use crate::issue::{Minter, Order};
+use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
+use crate::pb::{
+    JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse,
+    ValidateJwtsvidRequest, ValidateJwtsvidResponse, WitBundlesRequest, WitBundlesResponse,
+    WitsvidRequest, WitsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+    X509svidResponse,
+};
+use crate::peer::Peer;
+use crate::selector::SelectorSet;
+use crate::spiffe_id::SpiffeId;
+use crate::svid::{AudienceClaim, validate};
+
+/// Audiences in one request.
+const MAX_AUDIENCES: usize = 16;
+/// Bytes of one audience.
+const MAX_AUDIENCE_BYTES: usize = 1024;
+
+/// What the operator decides about the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// How far the clocks of signer and verifier may be apart.
+    pub leeway: Duration,
+    /// How far `nbf` lies before `iat`.
+    pub nbf_margin: Duration,
+    /// Whether callers without identity may have the bundle.
+    pub allow_unauthenticated_verifiers: bool,
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct WorkloadApi(Arc<Inner>);
+
+struct Inner {
+    attestor: WorkloadAttestor,
+    entries: watch::Receiver<Arc<EntrySet>>,
+    authority: Arc<Authority>,
+    minter: Arc<Minter>,
+    clock: Arc<dyn Clock>,
+    policy: Policy,
+    stop: CancellationToken,
+}
+
+impl WorkloadApi {
+    /// A service that ends its streams at `stop`.
+    pub fn new(
+        attestor: WorkloadAttestor,
+        entries: watch::Receiver<Arc<EntrySet>>,
+        authority: Arc<Authority>,
+        minter: Arc<Minter>,
+        clock: Arc<dyn Clock>,
+        policy: Policy,
+        stop: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            attestor,
+            entries,
+            authority,
+            minter,
+            clock,
+            policy,
+            stop,
+        }))
+    }
+}
+
+impl Inner {
+    async fn attest(&self, peer: &Peer, entries: &EntrySet) -> Result<SelectorSet, Refusal> {
+        let found = self.attestor.attest(peer, entries).await;
+        found.map_err(|error| {
+            let (pid, uid) = (peer.pid(), peer.uid());
+            tracing::warn!(pid, uid, %error, "workload attestation failed");
+            Refusal::Attestation
+        })
+    }
+
+    async fn fetch(&self, peer: &Peer, request: JwtsvidRequest) -> Result<Vec<Jwtsvid>, Refusal> {
+        let audiences = parse_audiences(&request.audience)?;
+        let only = parse_requested_id(&request.spiffe_id)?;
+        let entries = Arc::clone(&self.entries.borrow());
+        let found = self.attest(peer, &entries).await?;
+        let granted = identities(&entries.matching(&found), &audiences, only.as_ref());
+        if granted.is_empty() {
+            tracing::info!(pid = peer.pid(), uid = peer.uid(), "no identity issued");
+            return Err(Refusal::NoIdentity);
+        }
+        let mut svids: Vec<Jwtsvid> = Vec::with_capacity(granted.len());
+        for entry in granted {
+            let order = self.order(&entry, &audiences);
+            let svid = self.minter.mint(&order).await.map_err(Refusal::Issue)?;
+            // A hint tells one identity: a later one with the same hint goes without.
+            let taken = svids.iter().any(|other| other.hint == entry.hint);
+            svids.push(Jwtsvid {
+                spiffe_id: svid.spiffe_id.to_string(),
+                svid: svid.token.reveal().to_owned(),
+                hint: if taken {
+                    String::new()
+                } else {
+                    entry.hint.clone()
+                },
+            });
+        }
+        Ok(svids)
+    }
+
+    fn order(&self, entry: &Entry, audiences: &[Audience]) -> Order {
+        Order {
+            key: entry.key.clone(),
+            spiffe_id: entry.spiffe_id.clone(),
+            audience: AudienceClaim::List(audiences.to_vec()),
+            claims: entry.claims.clone(),
+            ttl: entry.ttl,
+            nbf_margin: self.policy.nbf_margin,
+            jti: entry.jti,
+        }
+    }
+
+    /// The bundles that a caller may have now.
+    async fn bundles(&self, peer: &Peer) -> Result<JwtBundlesResponse, Refusal> {
+        let bundle = self.authority.bundle().ok_or(Refusal::Starting)?;
+        let entries = Arc::clone(&self.entries.borrow());
+        let found = self.attest(peer, &entries).await?;
+        let entitled = !entries.matching(&found).is_empty();
+        if !entitled && !self.policy.allow_unauthenticated_verifiers {
+            return Err(Refusal::NoIdentity);
+        }
+        let document = bundle.workload_jwks().into_bytes();
+        Ok(JwtBundlesResponse {
+            bundles: [(bundle.trust_domain.id(), document)].into(),
+        })
+    }
+
+    async fn validate(
+        &self,
+        peer: &Peer,
+        request: ValidateJwtsvidRequest,
+    ) -> Result<ValidateJwtsvidResponse, Refusal> {
+        let required = |text: &str, name: &str| {
+            let missing = || Refusal::Request(format!("{name} must be specified"));
+            (!text.is_empty()).then_some(()).ok_or_else(missing)
+        };
+        required(&request.audience, "audience")?;
+        required(&request.svid, "svid")?;
+        let bundle = self.authority.bundle().ok_or(Refusal::Starting)?;
+        self.attest(peer, &EntrySet::default()).await?;
+        let (now, leeway) = (self.clock.now(), self.policy.leeway);
+        let (spiffe_id, claims) = validate(&request.svid, &bundle, &request.audience, now, leeway)
+            .map_err(|error| Refusal::Request(error.to_string()))?;
+        Ok(ValidateJwtsvidResponse {
+            spiffe_id: spiffe_id.to_string(),
+            claims: Some(to_struct(claims)),
+        })
+    }
+}
+
+/// Empty strings are dropped, as some clients send one where the application gave none.
+fn parse_audiences(texts: &[String]) -> Result<Vec<Audience>, Refusal> {
+    let texts: Vec<_> = texts.iter().filter(|text| !text.is_empty()).collect();
+    let refuse = |reason: String| Err(Refusal::Request(reason));
+    if texts.is_empty() {
+        return refuse("audience must be specified".to_owned());
+    }
+    if texts.len() > MAX_AUDIENCES {
+        return refuse(format!("more than {MAX_AUDIENCES} audiences"));
+    }
+    if texts.iter().any(|text| text.len() > MAX_AUDIENCE_BYTES) {
+        return refuse(format!(
+            "an audience is longer than {MAX_AUDIENCE_BYTES} bytes"
+        ));
+    }
+    let parsed: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
+    parsed.or_else(|error: crate::entry::AudienceError| refuse(error.to_string()))
+}
+
+fn parse_requested_id(text: &str) -> Result<Option<SpiffeId>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |why| Refusal::Request(format!("invalid requested SPIFFE ID: {why}"));
+    text.parse().map(Some).map_err(invalid)
+}
+
+/// Who made the connection that a request came over.
+fn peer_of<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
+    let peer = request.extensions().get::<Arc<Peer>>().cloned();
+    peer.ok_or_else(|| Status::unavailable("workload attestation failed"))
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What one stream of bundles remembers.
+struct BundleStream {
+    inner: Arc<Inner>,
+    peer: Arc<Peer>,
+    published: watch::Receiver<Arc<Published>>,
+    sent: Option<JwtBundlesResponse>,
+}
+
+impl BundleStream {
+    /// The next message: at once the first time, then when the content has changed. The caller is
+    /// looked at again before each.
+    async fn next(&mut self) -> Result<JwtBundlesResponse, Refusal> {
+        loop {
+            if self.sent.is_some() {
+                tokio::select! {
+                    () = self.inner.stop.cancelled() => return Err(Refusal::Stopping),
+                    changed = self.published.changed() => {
+                        changed.map_err(|_| Refusal::Stopping)?;
+                    }
+                }
+            }
+            let reply = self.inner.bundles(&self.peer).await?;
+            if self.sent.as_ref() != Some(&reply) {
+                self.sent = Some(reply.clone());
+                return Ok(reply);
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for WorkloadApi {
+    type FetchX509SVIDStream = Replies<X509svidResponse>;
+    type FetchX509BundlesStream = Replies<X509BundlesResponse>;
+    type FetchJWTBundlesStream = Replies<JwtBundlesResponse>;
+    type FetchWITSVIDStream = Replies<WitsvidResponse>;
+    type FetchWITBundlesStream = Replies<WitBundlesResponse>;
+
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        let peer = peer_of(&request)?;
+        let svids = self.0.fetch(&peer, request.into_inner()).await?;
+        Ok(Response::new(JwtsvidResponse { svids }))
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        let mut published = self.0.authority.changes();
+        published.mark_unchanged();
+        let mut stream = BundleStream {
+            inner: Arc::clone(&self.0),
+            peer: peer_of(&request)?,
+            published,
+            sent: None,
+        };
+        // A refusal is the answer to the call, not the first message of a stream.
+        let first = stream.next().await?;
+        let replies = futures_util::stream::unfold(
+            (Some(Ok(first)), Some(stream)),
+            |(ready, stream)| async move {
+                let mut stream = stream?;
+                let reply = match ready {
+                    Some(reply) => reply,
+                    None => stream.next().await,
+                };
+                let rest = reply.is_ok().then_some(stream);
+                Some((reply.map_err(Status::from), (None, rest)))
+            },
+        );
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        let peer = peer_of(&request)?;
+        let reply = self.0.validate(&peer, request.into_inner()).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn fetch_x509svid(
+        &self,
+        _: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        Err(Status::unimplemented("FetchX509SVID is not implemented"))
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        _: Request<X509BundlesRequest>,
+    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
+        Err(Status::unimplemented("FetchX509Bundles is not implemented"))
+    }
+
+    async fn fetch_witsvid(
+        &self,
+        _: Request<WitsvidRequest>,
+    ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
+        Err(Status::unimplemented("FetchWITSVID is not implemented"))
+    }
+
+    async fn fetch_wit_bundles(
+        &self,
+        _: Request<WitBundlesRequest>,
+    ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
+        Err(Status::unimplemented("FetchWITBundles is not implemented"))
+    }
+}
