@@ -5,16 +5,25 @@
 //! The modules stand on floors, and each uses only what lies below it; `ARCHITECTURE.md` walks
 //! through them and `tests/architecture.rs` holds them to it.
 //!
-//! - words: [`spiffe_id`], [`selector`], [`entry`], [`issuer`], [`clock`], [`durable`] (the only
-//!   writer of files), [`sys`] (the only unsafe module)
-//! - signing, pure: [`jose`], [`svid`], [`bundle`]
-//! - keys: [`key`]
-//! - workers: [`proc`], [`peer`], [`conn`], [`attest`], [`authority`], [`publish`], [`rotator`],
-//!   [`issue`], [`mirror`]
-//! - surfaces: [`pb`], [`workload_api`]
-//! - assembly: [`config`], [`telemetry`], [`shutdown`], [`agent`], [`cli`]
+//! - words: `spiffe_id`, `selector`, `entry`, `issuer`, `clock`, `durable` (the only
+//!   writer of files), `sys` (the only unsafe module)
+//! - signing, pure: `jose`, `svid`, `bundle`
+//! - keys: `key`
+//! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
+//!   `issue`, `mirror`
+//! - surfaces: `pb`, `workload_api`
+//! - assembly: `config`, `telemetry`, `shutdown`, `agent`, `cli`
 
 #![deny(unsafe_code)]
+// Nothing that a caller, a file or a clock can reach may panic, and only the commands print.
+#![warn(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
 
 mod agent;
 mod attest;

@@ -169,7 +169,7 @@ impl Mirror {
             }
             Err(error) => {
                 let wait = retry_after(spec.order.ttl, file.failures);
-                if file.failures == 0 {
+                if !file.complained {
                     file.complained = error.complain(&spec.path);
                 } else {
                     tracing::debug!(%path, %error, "the token file cannot be written yet");

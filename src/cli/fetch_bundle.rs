@@ -42,17 +42,18 @@ enum BundleFormat {
 }
 
 pub(super) fn fetch_bundle(args: &FetchBundleArgs) -> Outcome {
-    let runtime = runtime()?;
-    loop {
-        match runtime.block_on(follow(args)) {
-            Ok(()) => return Ok(Exit::Success),
-            Err(error) if args.watch && is_passing(&error) => {
-                complain(format_args!("agent: {error:#}; trying again"));
-                std::thread::sleep(PAUSE);
+    runtime()?.block_on(async {
+        loop {
+            match follow(args).await {
+                Ok(()) => return Ok(Exit::Success),
+                Err(error) if args.watch && is_passing(&error) => {
+                    complain(format_args!("agent: {error:#}; trying again"));
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         }
-    }
+    })
 }
 
 fn is_passing(error: &anyhow::Error) -> bool {

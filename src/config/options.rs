@@ -90,6 +90,7 @@ const YEAR: u64 = 365 * DAY;
 use Presence::{Default, Derived, Optional, Required};
 
 /// The file itself.
+#[rustfmt::skip]
 pub static ROOT: BlockSpec = BlockSpec {
     name: "",
     label: "",
@@ -98,359 +99,127 @@ pub static ROOT: BlockSpec = BlockSpec {
     doc: "The configuration file.",
 };
 
+#[rustfmt::skip]
 static AGENT: BlockSpec = BlockSpec {
     name: "agent",
     label: "",
     options: &[
-        opt(
-            "trust_domain",
-            Kind::Text,
-            Required,
-            "The SPIFFE trust domain that all identities belong to.",
-        ),
-        opt(
-            "data_dir",
-            Kind::Path,
-            Default("\"/var/lib/agent\""),
-            "Where keys and their state are kept, in private/ below it.",
-        ),
-        opt(
-            "runtime_dir",
-            Kind::Path,
-            Default("\"/run/agent\""),
-            "Where sockets and token files live; lost at a reboot.",
-        ),
-        opt(
-            "socket_path",
-            Kind::Path,
-            Derived("<runtime_dir>/api/api.sock"),
-            "The Workload API socket. It needs a directory of its own.",
-        ),
-        opt(
-            "socket_mode",
-            Kind::Mode,
-            Default("\"0777\""),
-            "Who may connect. What a caller gets is decided by entries, not by this.",
-        ),
-        opt(
-            "log_level",
-            Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
-            Default("\"info\""),
-            "The least important messages that are logged.",
-        ),
-        opt(
-            "log_format",
-            Kind::Choice(&["text", "json"]),
-            Default("\"text\""),
-            "One line of text or of JSON for each message, on standard error.",
-        ),
-        opt(
-            "default_jwt_svid_ttl",
-            secs(1, YEAR),
-            Default("\"5m\""),
-            "Life of fetched tokens whose entry says nothing else.",
-        ),
-        opt(
-            "max_ttl",
-            secs(1, YEAR),
-            Default("\"24h\""),
-            "No token lives longer.",
-        ),
-        opt(
-            "leeway",
-            secs(0, 120),
-            Default("\"30s\""),
-            "How far clocks may be apart when tokens are validated.",
-        ),
-        opt(
-            "nbf_margin",
-            secs(0, 600),
-            Default("\"5s\""),
-            "How far nbf lies before iat, for verifiers whose clock lags.",
-        ),
-        opt(
-            "require_peerpidfd",
-            Kind::Bool,
-            Default("false"),
-            "Serve nobody on kernels without SO_PEERPIDFD (Linux 6.5).",
-        ),
-        opt(
-            "allow_unauthenticated_verifiers",
-            Kind::Bool,
-            Default("false"),
-            "Give the bundle to callers that match no entry.",
-        ),
-        opt(
-            "shutdown_grace",
-            secs(0, 300),
-            Default("\"5s\""),
-            "How long calls may take to finish when the agent stops.",
-        ),
+        opt("trust_domain", Kind::Text, Required, "The SPIFFE trust domain that all identities belong to."),
+        opt("data_dir", Kind::Path, Default("\"/var/lib/agent\""), "Where keys and their state are kept, in private/ below it."),
+        opt("runtime_dir", Kind::Path, Default("\"/run/agent\""), "Where sockets and token files live; lost at a reboot."),
+        opt("socket_path", Kind::Path, Derived("<runtime_dir>/api/api.sock"), "The Workload API socket. It needs a directory of its own."),
+        opt("socket_mode", Kind::Mode, Default("\"0777\""), "Who may connect. What a caller gets is decided by entries, not by this."),
+        opt("log_level", Kind::Choice(&["error", "warn", "info", "debug", "trace"]), Default("\"info\""), "The least important messages that are logged."),
+        opt("log_format", Kind::Choice(&["text", "json"]), Default("\"text\""), "One line of text or of JSON for each message, on standard error."),
+        opt("default_jwt_svid_ttl", secs(1, YEAR), Default("\"5m\""), "Life of fetched tokens whose entry says nothing else."),
+        opt("max_ttl", secs(1, YEAR), Default("\"24h\""), "No token lives longer."),
+        opt("leeway", secs(0, 120), Default("\"30s\""), "How far clocks may be apart when tokens are validated."),
+        opt("nbf_margin", secs(0, 600), Default("\"5s\""), "How far nbf lies before iat, for verifiers whose clock lags."),
+        opt("require_peerpidfd", Kind::Bool, Default("false"), "Serve nobody on kernels without SO_PEERPIDFD (Linux 6.5)."),
+        opt("allow_unauthenticated_verifiers", Kind::Bool, Default("false"), "Give the bundle to callers that match no entry."),
+        opt("shutdown_grace", secs(0, 300), Default("\"5s\""), "How long calls may take to finish when the agent stops."),
     ],
     blocks: &[],
     doc: "The agent itself.",
 };
 
+#[rustfmt::skip]
 static ISSUER: BlockSpec = BlockSpec {
     name: "issuer",
     label: "name",
     options: &[
-        opt(
-            "url",
-            Kind::Text,
-            Required,
-            "The iss of its tokens: https, and byte for byte what verifiers are told.",
-        ),
-        opt(
-            "webroot",
-            Kind::Path,
-            Derived("<data_dir>/webroot/<name>"),
-            "Where its documents are written, for a web server to serve at the URL.",
-        ),
-        opt(
-            "jwks_path",
-            Kind::Text,
-            Default("\"/jwks.json\""),
-            "Path of the JWKS below the webroot.",
-        ),
-        opt(
-            "jwks_uri",
-            Kind::Text,
-            Derived("url + jwks_path"),
-            "Where verifiers find the JWKS.",
-        ),
-        opt(
-            "claims",
-            Kind::Object,
-            Default("{}"),
-            "Claims in every token of this issuer.",
-        ),
+        opt("url", Kind::Text, Required, "The iss of its tokens: https, and byte for byte what verifiers are told."),
+        opt("webroot", Kind::Path, Derived("<data_dir>/webroot/<name>"), "Where its documents are written, for a web server to serve at the URL."),
+        opt("jwks_path", Kind::Text, Default("\"/jwks.json\""), "Path of the JWKS below the webroot."),
+        opt("jwks_uri", Kind::Text, Derived("url + jwks_path"), "Where verifiers find the JWKS."),
+        opt("claims", Kind::Object, Default("{}"), "Claims in every token of this issuer."),
     ],
     blocks: &[&KEY],
     doc: "An OpenID Connect issuer, with keys and a webroot of its own.",
 };
 
+#[rustfmt::skip]
 static KEY: BlockSpec = BlockSpec {
     name: "key",
     label: "name",
     options: &[
-        opt(
-            "algorithm",
-            Kind::Choice(&["RS256", "ES256"]),
-            Required,
-            "RS256 is what every relying party takes; ES256 is smaller and faster.",
-        ),
-        opt(
-            "size",
-            Kind::Int(2048, 4096),
-            Default("2048"),
-            "Bits of an RSA key: 2048, 3072 or 4096.",
-        ),
-        opt(
-            "lifespan",
-            secs(1, 10 * YEAR),
-            Default("\"24h\""),
-            "How long a key signs; a key past it goes on, with a warning in the log.",
-        ),
+        opt("algorithm", Kind::Choice(&["RS256", "ES256"]), Required, "RS256 is what every relying party takes; ES256 is smaller and faster."),
+        opt("size", Kind::Int(2048, 4096), Default("2048"), "Bits of an RSA key: 2048, 3072 or 4096."),
+        opt("lifespan", secs(1, 10 * YEAR), Default("\"24h\""), "How long a key signs; a key past it goes on, with a warning in the log."),
     ],
     blocks: &[],
     doc: "Keys of the issuer. A change of algorithm or size makes a new key; the old one stays published.",
 };
 
+#[rustfmt::skip]
 static ATTESTOR: BlockSpec = BlockSpec {
     name: "attestor",
     label: "kind",
     options: &[
-        opt(
-            "discover_workload_path",
-            Kind::Bool,
-            Default("false"),
-            "Find unix:path and unix:sha256. Needs CAP_SYS_PTRACE for programs of other users.",
-        ),
-        opt(
-            "workload_size_limit",
-            Kind::Int(-1, i64::MAX),
-            Default("536870912"),
-            "Largest program that is hashed, in bytes; 0 hashes any, -1 none.",
-        ),
+        opt("discover_workload_path", Kind::Bool, Default("false"), "Find unix:path and unix:sha256. Needs CAP_SYS_PTRACE for programs of other users."),
+        opt("workload_size_limit", Kind::Int(-1, i64::MAX), Default("536870912"), "Largest program that is hashed, in bytes; 0 hashes any, -1 none."),
     ],
     blocks: &[],
     doc: "How callers are told apart. \"unix\" is always on; a block changes its options.",
 };
 
+#[rustfmt::skip]
 static ENTRY: BlockSpec = BlockSpec {
     name: "entry",
     label: "name",
     options: &[
-        opt(
-            "spiffe_id",
-            Kind::Text,
-            Required,
-            "The identity: a SPIFFE ID with a path, of the own trust domain.",
-        ),
-        opt(
-            "selectors",
-            Kind::Texts,
-            Required,
-            "What a caller must have, all of it.",
-        ),
-        opt(
-            "audiences",
-            Kind::Texts,
-            Optional,
-            "The only audiences that may be asked for; absent allows any.",
-        ),
-        opt(
-            "jwt_svid_ttl",
-            secs(1, YEAR),
-            Derived("default_jwt_svid_ttl"),
-            "Life of its tokens.",
-        ),
-        opt(
-            "hint",
-            Kind::Text,
-            Default("\"\""),
-            "Tells a caller with several identities which one this is; at most 1024 bytes.",
-        ),
-        opt(
-            "claims",
-            Kind::Object,
-            Default("{}"),
-            "Further claims, over those of the issuer.",
-        ),
-        opt(
-            "issuer",
-            Kind::Text,
-            Derived("the only issuer"),
-            "Which issuer signs.",
-        ),
-        opt(
-            "key",
-            Kind::Text,
-            Derived("the only key of the issuer"),
-            "Which of its keys signs.",
-        ),
-        opt(
-            "jti",
-            Kind::Bool,
-            Default("false"),
-            "Put a random jti into each token.",
-        ),
-        opt(
-            "allow_path_only",
-            Kind::Bool,
-            Default("false"),
-            "Allow selectors that are all of unix:path and unix:sha256, which any user can satisfy.",
-        ),
+        opt("spiffe_id", Kind::Text, Required, "The identity: a SPIFFE ID with a path, of the own trust domain."),
+        opt("selectors", Kind::Texts, Required, "What a caller must have, all of it."),
+        opt("audiences", Kind::Texts, Optional, "The only audiences that may be asked for; absent allows any."),
+        opt("jwt_svid_ttl", secs(1, YEAR), Derived("default_jwt_svid_ttl"), "Life of its tokens."),
+        opt("hint", Kind::Text, Default("\"\""), "Tells a caller with several identities which one this is; at most 1024 bytes."),
+        opt("claims", Kind::Object, Default("{}"), "Further claims, over those of the issuer."),
+        opt("issuer", Kind::Text, Derived("the only issuer"), "Which issuer signs."),
+        opt("key", Kind::Text, Derived("the only key of the issuer"), "Which of its keys signs."),
+        opt("jti", Kind::Bool, Default("false"), "Put a random jti into each token."),
+        opt("allow_path_only", Kind::Bool, Default("false"), "Allow selectors that are all of unix:path and unix:sha256, which any user can satisfy."),
     ],
     blocks: &[],
     doc: "A registration entry: whoever has all the selectors gets the identity.",
 };
 
+#[rustfmt::skip]
 static TOKEN_FILE: BlockSpec = BlockSpec {
     name: "token_file",
     label: "path",
     options: &[
-        opt(
-            "entry",
-            Kind::Text,
-            Required,
-            "The entry whose identity the token has.",
-        ),
-        opt(
-            "audience",
-            Kind::TextOrTexts,
-            Required,
-            "The aud: a string where one is written, a list where a list is.",
-        ),
-        opt(
-            "ttl",
-            secs(2, YEAR),
-            Default("\"1h\""),
-            "Life of the token, up to max_ttl; that of the entry does not matter here.",
-        ),
-        opt(
-            "nbf_margin",
-            secs(0, 600),
-            Default("\"5s\""),
-            "How far nbf lies before iat.",
-        ),
-        opt(
-            "refresh_at",
-            Kind::Share(0.1, 0.8),
-            Default("0.45"),
-            "The share of its life after which a token is replaced, moved by up to a tenth for each path.",
-        ),
-        opt(
-            "owner",
-            Kind::Text,
-            Derived("the directory's owner"),
-            "Owner of the file, by name or number.",
-        ),
-        opt(
-            "group",
-            Kind::Text,
-            Derived("the directory's group"),
-            "Group of the file, by name or number.",
-        ),
-        opt(
-            "mode",
-            Kind::Mode,
-            Default("\"0400\""),
-            "Permission bits of the file.",
-        ),
-        opt(
-            "create_directory",
-            Kind::Bool,
-            Default("true"),
-            "Make missing directories below <runtime_dir>/tokens; elsewhere they are waited for.",
-        ),
+        opt("entry", Kind::Text, Required, "The entry whose identity the token has."),
+        opt("audience", Kind::TextOrTexts, Required, "The aud: a string where one is written, a list where a list is."),
+        opt("ttl", secs(2, YEAR), Default("\"1h\""), "Life of the token, up to max_ttl; that of the entry does not matter here."),
+        opt("nbf_margin", secs(0, 600), Default("\"5s\""), "How far nbf lies before iat."),
+        opt("refresh_at", Kind::Share(0.1, 0.8), Default("0.45"), "The share of its life after which a token is replaced, moved by up to a tenth for each path."),
+        opt("owner", Kind::Text, Derived("the directory's owner"), "Owner of the file, by name or number."),
+        opt("group", Kind::Text, Derived("the directory's group"), "Group of the file, by name or number."),
+        opt("mode", Kind::Mode, Default("\"0400\""), "Permission bits of the file."),
+        opt("create_directory", Kind::Bool, Default("true"), "Make missing directories below <runtime_dir>/tokens; elsewhere they are waited for."),
     ],
     blocks: &[],
     doc: "A token kept fresh in a file, for programs that read one.",
 };
 
 /// Options and blocks of SPIRE that mean nothing here, and why: block, name, answer.
+#[rustfmt::skip]
 pub const NOT_NEEDED: &[(&str, &str, &str)] = &[
     ("agent", "server_address", "there is no server"),
     ("agent", "server_port", "there is no server"),
     ("agent", "trust_bundle_path", "there is no server to trust"),
     ("agent", "trust_bundle_url", "there is no server to trust"),
-    (
-        "agent",
-        "trust_bundle_format",
-        "there is no server to trust",
-    ),
-    (
-        "agent",
-        "trust_bundle_unix_socket",
-        "there is no server to trust",
-    ),
-    (
-        "agent",
-        "trust_bundle_spiffe_workload_api",
-        "there is no server to trust",
-    ),
+    ("agent", "trust_bundle_format", "there is no server to trust"),
+    ("agent", "trust_bundle_unix_socket", "there is no server to trust"),
+    ("agent", "trust_bundle_spiffe_workload_api", "there is no server to trust"),
     ("agent", "insecure_bootstrap", "there is no server to trust"),
     ("agent", "rebootstrap_mode", "there is no server to trust"),
     ("agent", "rebootstrap_delay", "there is no server to trust"),
     ("agent", "join_token", "there is no server to join"),
     ("agent", "join_token_file", "there is no server to join"),
-    (
-        "agent",
-        "availability_target",
-        "it is about X.509-SVIDs, which are not served",
-    ),
-    (
-        "agent",
-        "x509_svid_cache_max_size",
-        "X.509-SVIDs are not served",
-    ),
-    (
-        "agent",
-        "workload_x509_svid_key_type",
-        "X.509-SVIDs are not served",
-    ),
+    ("agent", "availability_target", "it is about X.509-SVIDs, which are not served"),
+    ("agent", "x509_svid_cache_max_size", "X.509-SVIDs are not served"),
+    ("agent", "workload_x509_svid_key_type", "X.509-SVIDs are not served"),
     ("agent", "sds", "Envoy's SDS is not served"),
 ];
 

@@ -1,1 +1,376 @@
+use std::path::Path;
 
+use super::options::{BlockSpec, Presence, ROOT};
+use super::*;
+use crate::mirror::Account;
+use crate::svid::AudienceClaim;
+
+const GOOD: &str = r#"
+agent {
+  trust_domain = "example.org"
+}
+issuer "main" {
+  url = "https://id.example.org"
+  claims = { env = "prod", team = "none" }
+  key "main" {
+    algorithm = "RS256"
+  }
+}
+entry "billing" {
+  spiffe_id = "spiffe://example.org/billing"
+  selectors = ["unix:uid:1001"]
+  claims    = { team = "payments", level = 3, deep = { list = [1, -2.5, true, null] } }
+}
+token_file "/run/agent/tokens/billing/aws" {
+  entry    = "billing"
+  audience = "sts.amazonaws.com"
+  owner    = "1001"
+}
+"#;
+
+fn parse(text: &str) -> Result<(Config, Diagnostics), Diagnostics> {
+    Config::parse(Path::new("agent.conf"), text)
+}
+
+fn good() -> Config {
+    parse(GOOD).unwrap_or_else(|report| panic!("{report}")).0
+}
+
+/// The complaints about the good configuration with a piece replaced.
+fn complaints(piece: &str, other: &str) -> String {
+    assert!(GOOD.contains(piece), "{piece}");
+    match parse(&GOOD.replacen(piece, other, 1)) {
+        Ok((_, warnings)) => warnings.to_string(),
+        Err(report) => report.to_string(),
+    }
+}
+
+#[test]
+fn what_is_written_and_what_is_not_both_mean_something() {
+    let config = good();
+    assert_eq!(config.socket_path, Path::new("/run/agent/api/api.sock"));
+    assert_eq!(config.policy.leeway, Duration::from_secs(30));
+    assert_eq!(config.socket_mode, 0o777);
+    let issuer = &config.issuers[0].webroot;
+    assert_eq!(issuer.directory, Path::new("/var/lib/agent/webroot/main"));
+    assert_eq!(issuer.jwks_uri, "https://id.example.org/jwks.json");
+    let entry = &config.entries[0];
+    assert_eq!(entry.ttl, Duration::from_secs(300));
+    assert_eq!(entry.key.to_string(), "main/main");
+    let claims = serde_json::json!({
+        "env": "prod", "team": "payments", "level": 3, "deep": {"list": [1, -2.5, true, null]},
+    });
+    assert_eq!(
+        serde_json::Value::from(entry.claims.as_map().clone()),
+        claims
+    );
+    let file = &config.token_files[0];
+    assert_eq!(file.owner, Some(Account::Id(1001)));
+    assert_eq!((file.mode, file.create_directory), (0o400, true));
+    assert!(matches!(file.order.audience, AudienceClaim::One(_)));
+}
+
+#[test]
+fn a_list_of_one_audience_stays_a_list() {
+    let text = GOOD.replace("audience = \"sts.amazonaws.com\"", "audience = [\"a\"]");
+    let config = parse(&text).unwrap().0;
+    assert!(matches!(
+        config.token_files[0].order.audience,
+        AudienceClaim::List(_)
+    ));
+}
+
+#[test]
+fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
+    let agent = "trust_domain = \"example.org\"\n";
+    let with = |option: &str| format!("{agent}  {option}\n");
+    let long = format!("socket_path = \"/{}\"", "x".repeat(107));
+    for (piece, other, wanted) in [
+        (agent, "\n", "trust_domain is missing"),
+        (
+            agent,
+            "trust_domain = \"Example.org\"\n",
+            ":3:18: error: trust_domain",
+        ),
+        (
+            agent,
+            &with("max_ttl = 300"),
+            "a number where a duration belongs",
+        ),
+        (agent, &with("max_ttl = \"0s\""), "0s is not from 1s to"),
+        (agent, &with("leeway = \"3m\""), "3m is not from 0s to 2m"),
+        (
+            agent,
+            &with("log_level = \"warning\""),
+            "did you mean warn?",
+        ),
+        (
+            agent,
+            &with("data_dir = \"var\""),
+            "is not an absolute path",
+        ),
+        (
+            agent,
+            &with("data_dir = \"/var/${name}\""),
+            "nothing is substituted here",
+        ),
+        (agent, &with("data_dir = name"), "put text in double quotes"),
+        (
+            agent,
+            &with("socket_mode = 0777"),
+            "a number where a file mode belongs",
+        ),
+        (
+            agent,
+            &with("data_dir = \"/run/agent/api/data\""),
+            "lies in the directory of the workload socket",
+        ),
+        (
+            agent,
+            &with("socket_path = \"/var/lib/agent/private/x/a.sock\""),
+            "nobody else could reach it",
+        ),
+        (agent, &with(&long), "the kernel takes 107 at most"),
+        (
+            agent,
+            &with("server_address = \"127.0.0.1\""),
+            "warning: server_address is not needed: there is no server",
+        ),
+        (
+            agent,
+            &with("default_jwt_svid_ttl = \"25h\""),
+            "is above max_ttl 24h",
+        ),
+        ("agent {", "agent \"x\" {", "agent takes no label"),
+        ("issuer \"main\" {", "issuer {", "issuer takes one label"),
+        (
+            "issuer \"main\" {",
+            "issuer \"a/b\" {",
+            "is no name for issuer",
+        ),
+        (
+            "https://id.example.org",
+            "http://id.example.org",
+            "it must start with https://",
+        ),
+        (
+            "https://id.example.org",
+            "https://id.example.org/",
+            "must not end with a slash",
+        ),
+        (
+            "https://id.example.org",
+            "https://id.example.org:8443",
+            "warning: https://id.example.org:8443 has a port",
+        ),
+        (
+            "algorithm = \"RS256\"",
+            "algorithm = \"HS256\"",
+            "\"HS256\" is none of RS256, ES256",
+        ),
+        (
+            "algorithm = \"RS256\"",
+            "algorithm = \"RS256\"\n size = 2047",
+            "2047 is not from 2048",
+        ),
+        (
+            "algorithm = \"RS256\"",
+            "algorithm = \"RS256\"\n size = 2049",
+            "there are 2048, 3072 and 4096",
+        ),
+        (
+            "env = \"prod\"",
+            "sub = \"x\"",
+            "the claim sub cannot be configured",
+        ),
+        ("example.org/billing\"", "other.org/billing\"", "error"),
+        (
+            "/billing\"\n  sel",
+            "\"\n  sel",
+            "names the trust domain and no workload",
+        ),
+        ("[\"unix:uid:1001\"]", "[]", "selectors is empty"),
+        (
+            "[\"unix:uid:1001\"]",
+            "[\"uid:1001\"]",
+            "no attestor gives \"uid\" selectors",
+        ),
+        (
+            "[\"unix:uid:1001\"]",
+            "[\"unix:uid:x\"]",
+            "unix:uid takes a number",
+        ),
+        (
+            "[\"unix:uid:1001\"]",
+            "[\"unix:path:/x\"]",
+            "the selectors name a program and no user",
+        ),
+        (
+            "[\"unix:uid:1001\"]",
+            "[\"unix:uid:1001\", \"unix:path:/x\"]",
+            "warning: unix:path and unix:sha256 are not discovered",
+        ),
+        (
+            "entry    = \"billing\"",
+            "entry = \"biling\"",
+            "did you mean billing?",
+        ),
+        (
+            "owner    = \"1001\"",
+            "ttl = \"25h\"",
+            "ttl 25h is above max_ttl 24h",
+        ),
+        (
+            "owner    = \"1001\"",
+            "ttl = \"10m\"",
+            "warning: the token may have only",
+        ),
+        (
+            "owner    = \"1001\"",
+            "mode = \"0999\"",
+            "is not a file mode",
+        ),
+        (
+            "owner    = \"1001\"",
+            "refresh_at = 0.9",
+            "0.9 is not from 0.1 to 0.8",
+        ),
+        (
+            "/run/agent/tokens/billing/aws",
+            "tokens/aws",
+            "is no path of a file",
+        ),
+        (
+            "/run/agent/tokens/billing/aws",
+            "/run/agent/api/aws",
+            "lies in the directory of the workload socket",
+        ),
+        (
+            "/run/agent/tokens/billing/aws",
+            "/var/lib/agent/private/aws",
+            "hold each other",
+        ),
+        (
+            "/run/agent/tokens/billing/aws",
+            "/var/lib/agent/webroot/main/aws",
+            "would hand it to everybody",
+        ),
+        (
+            "/run/agent/tokens/billing/aws",
+            "/run/agent/tokens/:name/aws",
+            "path parameters are not supported",
+        ),
+        (
+            "entry \"billing\" {",
+            "entri \"billing\" {",
+            "did you mean entry?",
+        ),
+        (
+            "entry \"billing\" {",
+            "plugins {",
+            "there are no node attestors",
+        ),
+        ("entry \"billing\" {", "server {", "there is no server"),
+    ] {
+        let report = complaints(piece, other);
+        assert!(
+            report.contains(wanted),
+            "{piece} -> {other}\nlacks {wanted}\n{report}"
+        );
+    }
+}
+
+#[test]
+fn habits_of_the_first_version_of_hcl_get_a_hint() {
+    for (text, help) in [
+        (
+            "attestor \"unix\" { plugin_data {} }\n",
+            "a block on one line",
+        ),
+        ("agent { a = 1, b = 2 }\n", "a block on one line"),
+        (
+            "agent {\n  \"data_dir\" = \"/x\"\n}\n",
+            "names of options stand without quotes",
+        ),
+    ] {
+        let report = parse(text).unwrap_err().to_string();
+        assert!(
+            report.contains("syntax") && report.contains(help),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn an_audience_that_the_entry_does_not_allow_is_refused() {
+    let allowed = "selectors = [\"unix:uid:1001\"]\n  audiences = [\"vault\"]";
+    let report = complaints("selectors = [\"unix:uid:1001\"]", allowed);
+    assert!(
+        report.contains("entry \"billing\" does not allow this audience"),
+        "{report}"
+    );
+}
+
+#[test]
+fn what_is_ambiguous_is_an_error_that_lists_the_choice() {
+    let second = "issuer \"second\" {\n  url = \"https://two.example.org\"\n  key \"k\" {\n    algorithm = \"ES256\"\n  }\n}\n";
+    let text = format!("{GOOD}{second}");
+    let report = parse(&text).unwrap_err().to_string();
+    assert!(
+        report.contains("add issuer = one of main, second"),
+        "{report}"
+    );
+    let chosen = text.replace("claims    = {", "issuer = \"second\"\n  claims    = {");
+    let config = parse(&chosen).unwrap().0;
+    assert_eq!(config.entries[0].key.to_string(), "second/k");
+}
+
+#[test]
+fn two_issuers_cannot_share_documents_or_a_url() {
+    let second = "issuer \"second\" {\n  url = \"https://id.example.org\"\n  webroot = \"/var/lib/agent/webroot/main/two\"\n  key \"k\" {\n    algorithm = \"ES256\"\n  }\n}\n";
+    let report = parse(&format!("{GOOD}{second}")).unwrap_err().to_string();
+    assert!(
+        report.contains("hold each other") && report.contains("two issuers have the url"),
+        "{report}"
+    );
+}
+
+#[test]
+fn no_text_makes_the_parser_panic() {
+    use proptest::prelude::*;
+
+    proptest!(|(cut in 0usize..GOOD.len(), junk in "\\PC{0,8}")| {
+        let mut text = GOOD.to_owned();
+        text.insert_str(cut, &junk);
+        let _ = parse(&text);
+        let _ = parse(&GOOD[..cut]);
+    });
+}
+
+#[test]
+fn the_example_shows_every_option_with_its_default() {
+    let example = include_str!("../../agent.conf.example");
+    fn check(spec: &BlockSpec, example: &str) {
+        for option in spec.options {
+            let shown = example.lines().any(|line| {
+                let line = line.trim().trim_start_matches("# ");
+                let (name, value) = line.split_once('=').unwrap_or((line, ""));
+                let default = match option.presence {
+                    Presence::Default(default) => value.trim() == default,
+                    _ => true,
+                };
+                name.trim() == option.name && default
+            });
+            assert!(shown, "{} {}", spec.name, option.name);
+        }
+        for inner in spec.blocks {
+            assert!(
+                example.contains(&format!("{} ", inner.name)),
+                "{}",
+                inner.name
+            );
+            check(inner, example);
+        }
+    }
+    check(&ROOT, example);
+}

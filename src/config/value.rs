@@ -132,9 +132,10 @@ pub fn read(kind: Kind, value: &Expression, place: &dyn Fn(usize) -> Place) -> R
             }
             Value::String(text) => {
                 let known = choices.join(", ");
+                let help = closest(text, choices).map(|name| format!("did you mean {name}?"));
                 Err(problem(
                     format!("{text:?} is none of {known}"),
-                    &nearest(text, choices),
+                    &help.unwrap_or_default(),
                 ))
             }
             _ => wrong("a string", "put it in double quotes"),
@@ -321,16 +322,24 @@ fn parse_mode(text: &str) -> Option<u32> {
 
 /// A hint at the known word that is closest to a mistyped one, or at all of them.
 pub fn nearest(word: &str, known: &[&str]) -> String {
-    let closest = known
-        .iter()
-        .min_by_key(|name| strsim::damerau_levenshtein(word, name));
-    match closest {
-        Some(name) if strsim::damerau_levenshtein(word, name) <= 1 + name.len() / 4 => {
-            format!("did you mean {name}?")
-        }
-        _ if known.is_empty() => String::new(),
-        _ => format!("there are {}", known.join(", ")),
+    match (closest(word, known), known) {
+        (Some(name), _) => format!("did you mean {name}?"),
+        (None, []) => String::new(),
+        (None, _) => format!("there are {}", known.join(", ")),
     }
+}
+
+/// The known word that was likely meant: a few letters away, or the same start.
+fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |name: &&str| strsim::damerau_levenshtein(word, name);
+    let near = known
+        .iter()
+        .min_by_key(|name| distance(name))
+        .filter(|name| {
+            let same_start = word.starts_with(**name) || (word.len() > 2 && name.starts_with(word));
+            same_start || distance(name) <= 1 + name.len() / 4
+        });
+    near.copied()
 }
 
 #[cfg(test)]

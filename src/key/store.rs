@@ -11,6 +11,8 @@
 //! A key file is durable before the record that names it, and the record before anything that
 //! others can see of the key. A crash in between leaves a file that no record names.
 
+mod error;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,12 +21,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+
+pub use self::error::{KeyProblem, StoreError};
 
 use super::record::{KeyRecord, Stamp, StoredRecord};
-use super::signing::{KeyError, SigningKey};
+use super::signing::SigningKey;
 use crate::clock::Clock;
-use crate::durable::{Attributes, Dir, DirError, Persistence};
+use crate::durable::{Attributes, Dir, Persistence};
 use crate::jose::encode_base64url;
 use crate::jose::jwk::{Jwk, JwkError};
 
@@ -32,81 +35,6 @@ use crate::jose::jwk::{Jwk, JwkError};
 const VERSION: u32 = 1;
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
-
-/// Why keys cannot be read or kept.
-#[derive(Debug, Error)]
-pub enum StoreError {
-    /// A directory of the store cannot be used.
-    #[error(transparent)]
-    Directory(#[from] DirError),
-    /// The private directory is open to others.
-    #[error("{} has mode {mode:04o}: it holds private keys, run chmod 0700 on it", path.display())]
-    Open {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Another agent has the directory.
-    #[error("{} is in use by another agent{holder}", path.display())]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// Which, where it told.
-        holder: String,
-    },
-    /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// There are keys and no state that tells what they are for.
-    #[error("{} is missing although {} holds keys: restore it from a backup, or move the keys away to start anew", state.display(), keys.display())]
-    StateMissing {
-        /// The file that should be there.
-        state: PathBuf,
-        /// The directory with the keys.
-        keys: PathBuf,
-    },
-    /// The state is torn or was changed.
-    #[error("{} is damaged ({reason}): restore it from a backup", path.display())]
-    StateDamaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The state was written by a later agent.
-    #[error("{} has format {found}, this agent reads up to {VERSION}: use the newer agent that wrote it", path.display())]
-    StateNewer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// A key file is not the key that the state names.
-    #[error("{} is damaged ({reason}): restore it from a backup", path.display())]
-    KeyDamaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: KeyProblem,
-    },
-}
-
-/// What is wrong with a key file.
-#[derive(Debug, Error)]
-pub enum KeyProblem {
-    /// It cannot be parsed.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// Its content is another key than its name says.
-    #[error("it holds another key than its name says")]
-    Other,
-}
 
 /// The store, locked for this process.
 #[derive(Debug)]

@@ -1,0 +1,159 @@
+//! The way to a directory: component by component, through nothing that others control.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::geteuid;
+use thiserror::Error;
+
+use super::{Dir, kind};
+
+/// Why a directory is not used.
+#[derive(Debug, Error)]
+pub enum DirError {
+    /// It cannot be opened, examined or made.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The component at which it ended.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The path does not start at the root, or climbs with `..`.
+    #[error("{}: a path must be absolute and without '..'", .0.display())]
+    NotAbsolute(PathBuf),
+    /// A component is a symbolic link.
+    #[error("{} is a symbolic link: write the path that it leads to", .0.display())]
+    Symlink(PathBuf),
+    /// A component belongs to a user who could replace what lies below.
+    #[error("{} belongs to uid {uid}: it must belong to root or to the user that the agent runs as", path.display())]
+    Owner {
+        /// The component.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
+    /// Others can write in a component.
+    #[error("{} can be written by others (mode {mode:04o}): run chmod go-w on it", path.display())]
+    Writable {
+        /// The component.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+impl DirError {
+    /// Whether the directory, or one above it, does not exist.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl Dir {
+    /// Opens a directory whose every component belongs to root or to us and can be written by
+    /// nobody else. Components above the last may be sticky, as `/tmp` is.
+    ///
+    /// # Errors
+    ///
+    /// The first component that does not hold.
+    pub fn open(path: &Path) -> Result<Self, DirError> {
+        Self::walk(path, None)
+    }
+
+    /// As [`Dir::open`], making what is missing with the permission bits `mode`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::open`], and what the kernel says to making a directory.
+    pub fn create(path: &Path, mode: u32) -> Result<Self, DirError> {
+        Self::walk(path, Some(mode))
+    }
+
+    fn walk(path: &Path, create: Option<u32>) -> Result<Self, DirError> {
+        let mut names = Vec::new();
+        for component in path.components() {
+            match component {
+                Component::RootDir => {}
+                Component::Normal(name) => names.push(name),
+                _ => return Err(DirError::NotAbsolute(path.to_owned())),
+            }
+        }
+        if !path.is_absolute() {
+            return Err(DirError::NotAbsolute(path.to_owned()));
+        }
+        let mut at = PathBuf::from("/");
+        let io_error = |path: &Path, errno: Errno| DirError::Io {
+            path: path.to_owned(),
+            source: errno.into(),
+        };
+        let step = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut fd = openat(AT_FDCWD, "/", step | OFlag::O_PATH, Mode::empty())
+            .map_err(|errno| io_error(&at, errno))?;
+        for (index, name) in names.iter().enumerate() {
+            check_trust(&fd, &at, false)?;
+            at.push(name);
+            let last = index + 1 == names.len();
+            let flags = step | if last { OFlag::O_RDONLY } else { OFlag::O_PATH };
+            let mut opened = openat(&fd, *name, flags, Mode::empty());
+            if let (Err(Errno::ENOENT), Some(mode)) = (&opened, create) {
+                opened = make_directory(&fd, name, mode, flags);
+            }
+            fd = opened.map_err(|errno| {
+                match fstatat(&fd, *name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                    Ok(stat) if kind(&stat) == SFlag::S_IFLNK => DirError::Symlink(at.clone()),
+                    _ => io_error(&at, errno),
+                }
+            })?;
+        }
+        check_trust(&fd, &at, true)?;
+        Ok(Self { fd, path: at })
+    }
+}
+
+/// Makes a directory with exactly these permission bits, whatever the umask says.
+fn make_directory(
+    parent: &OwnedFd,
+    name: &std::ffi::OsStr,
+    mode: u32,
+    flags: OFlag,
+) -> nix::Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::from_bits_truncate(mode)) {
+        Ok(()) => {
+            let readable = flags.difference(OFlag::O_PATH);
+            let made = openat(parent, name, readable, Mode::empty())?;
+            fchmod(&made, Mode::from_bits_truncate(mode))?;
+        }
+        Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    openat(parent, name, flags, Mode::empty())
+}
+
+/// Checks that only root and we decide what lies below a directory.
+fn check_trust(fd: &OwnedFd, path: &Path, last: bool) -> Result<(), DirError> {
+    let stat = fstat(fd).map_err(|errno| DirError::Io {
+        path: path.to_owned(),
+        source: errno.into(),
+    })?;
+    if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
+        return Err(DirError::Owner {
+            path: path.to_owned(),
+            uid: stat.st_uid,
+        });
+    }
+    let by_group = stat.st_mode & 0o020 != 0 && stat.st_gid != 0;
+    let by_others = stat.st_mode & 0o002 != 0;
+    let sticky = stat.st_mode & 0o1000 != 0 && !last;
+    if (by_group || by_others) && !sticky {
+        return Err(DirError::Writable {
+            path: path.to_owned(),
+            mode: stat.st_mode & 0o7777,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! The house rules that the compiler does not know: which module may use which, how long a file
+//! may be, where unsafe code and private RSA keys may not be.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The floors of `ARCHITECTURE.md`, lowest first. A module uses lower floors freely.
+const FLOORS: [&[&str]; 6] = [
+    &[
+        "spiffe_id",
+        "selector",
+        "entry",
+        "issuer",
+        "clock",
+        "durable",
+        "sys",
+    ],
+    &["jose", "svid", "bundle"],
+    &["key"],
+    &[
+        "proc",
+        "peer",
+        "conn",
+        "attest",
+        "authority",
+        "publish",
+        "rotator",
+        "issue",
+        "mirror",
+    ],
+    &["pb", "workload_api"],
+    &["config", "telemetry", "shutdown", "agent", "cli"],
+];
+
+/// What may be used on the same floor: the user, then the used.
+const SAME_FLOOR: &[(&str, &str)] = &[
+    ("entry", "selector"),
+    ("entry", "spiffe_id"),
+    ("svid", "bundle"),
+    ("svid", "jose"),
+    ("bundle", "jose"),
+    ("peer", "proc"),
+    ("conn", "peer"),
+    ("attest", "peer"),
+    ("attest", "proc"),
+    ("rotator", "authority"),
+    ("rotator", "publish"),
+    ("issue", "authority"),
+    ("mirror", "attest"),
+    ("mirror", "authority"),
+    ("mirror", "issue"),
+    ("workload_api", "pb"),
+    ("config", "telemetry"),
+    ("agent", "config"),
+    ("agent", "shutdown"),
+    ("cli", "agent"),
+    ("cli", "config"),
+    ("cli", "shutdown"),
+    ("cli", "telemetry"),
+];
+
+const MAX_LINES: usize = 400;
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut pending = vec![root.clone()];
+    let mut files = Vec::new();
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else {
+            let name = path.strip_prefix(&root).unwrap().to_owned();
+            files.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+    assert!(files.len() > 30);
+    files
+}
+
+/// The part of a file before its tests; nothing of a file that is all tests.
+fn code<'a>(path: &Path, text: &'a str) -> &'a str {
+    if path.ends_with("tests.rs") {
+        return "";
+    }
+    text.split("\n#[cfg(test)]").next().unwrap_or(text)
+}
+
+fn module(path: &Path) -> String {
+    let first = path.iter().next().unwrap().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The modules of the crate that a text names.
+fn used(text: &str) -> Vec<String> {
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let paths = lines.flat_map(|line| line.split("crate::").skip(1).map(str::to_owned));
+    paths
+        .map(|rest| {
+            rest.chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        })
+        .filter(|name: &String| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn modules_use_only_what_lies_below_them() {
+    let floor_of: BTreeMap<&str, usize> = FLOORS
+        .iter()
+        .enumerate()
+        .flat_map(|(floor, modules)| modules.iter().map(move |module| (*module, floor)))
+        .collect();
+    let mut used_pairs = Vec::new();
+    for (path, text) in sources() {
+        let user = module(&path);
+        if matches!(user.as_str(), "lib" | "main") {
+            continue;
+        }
+        let Some(floor) = floor_of.get(user.as_str()) else {
+            panic!("{} stands on no floor", path.display());
+        };
+        for name in used(code(&path, &text)) {
+            if name == user {
+                continue;
+            }
+            let Some(below) = floor_of.get(name.as_str()) else {
+                panic!("{}: crate::{name} stands on no floor", path.display());
+            };
+            let pair = (user.as_str(), name.as_str());
+            let allowed = SAME_FLOOR.iter().find(|allowed| **allowed == pair);
+            assert!(
+                below < floor || (below == floor && allowed.is_some()),
+                "{} uses crate::{name}, which does not lie below it",
+                path.display()
+            );
+            used_pairs.extend(allowed);
+        }
+    }
+    for allowed in SAME_FLOOR {
+        assert!(
+            used_pairs.contains(&allowed),
+            "{allowed:?} is allowed and not used"
+        );
+    }
+}
+
+#[test]
+fn what_belongs_to_one_floor_stays_there() {
+    for (path, text) in sources() {
+        let code = code(&path, &text);
+        let user = module(&path);
+        let floor = FLOORS
+            .iter()
+            .position(|modules| modules.contains(&user.as_str()));
+        let never = |what: &str, why: &str| {
+            assert!(!code.contains(what), "{}: {what}: {why}", path.display());
+        };
+        if !matches!(user.as_str(), "agent" | "cli" | "config") {
+            never("crate::config", "workers get a spec of their own");
+        }
+        if !matches!(floor, Some(4..)) && user != "lib" {
+            never("tonic::", "gRPC is a matter of the surfaces");
+        }
+        if floor == Some(0) && user != "clock" {
+            never("tokio::", "words do not wait");
+        }
+        if user != "cli" {
+            never("anyhow::", "callers want to tell errors apart");
+        }
+        if user != "durable" {
+            never("O_CREAT | OFlag::O_EXCL", "durable is the only writer");
+        }
+    }
+}
+
+#[test]
+fn files_are_short_enough_to_be_read() {
+    for (path, text) in sources() {
+        let lines = code(&path, &text).lines().count();
+        assert!(lines <= MAX_LINES, "{} has {lines} lines", path.display());
+        assert!(
+            text.lines().count() <= 600,
+            "{}: move the tests out",
+            path.display()
+        );
+    }
+    let main = sources()
+        .into_iter()
+        .find(|(path, _)| path == Path::new("main.rs"))
+        .unwrap()
+        .1;
+    assert!(main.lines().count() < 60);
+}
+
+#[test]
+fn unsafe_code_is_in_one_small_module() {
+    let mut expectations = 0;
+    for (path, text) in sources() {
+        let code = code(&path, &text);
+        expectations += code.matches("expect(unsafe_code").count();
+        if path == Path::new("sys.rs") {
+            assert!(code.lines().count() <= 200);
+            let blocks = code.matches("unsafe {").count();
+            assert_eq!(code.matches("// SAFETY:").count(), blocks);
+        } else {
+            assert!(!code.contains("unsafe {"), "{}", path.display());
+        }
+    }
+    assert_eq!(expectations, 1, "lib.rs alone makes the one exception");
+}
+
+#[test]
+fn private_rsa_keys_are_never_in_the_hands_of_the_rsa_crate() {
+    for (path, text) in sources() {
+        // Its private-key operations take a time that depends on the key (RUSTSEC-2023-0071).
+        assert!(!text.contains("RsaPrivateKey"), "{}", path.display());
+    }
+}

@@ -1,0 +1,243 @@
+//! The commands as their users meet them: output, errors, exit codes.
+
+mod common;
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use common::{Need, Sandbox, entry, eventually, have, issuer, text};
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// Runs a command with something on its standard input.
+fn run_with_input(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Output {
+    let mut command = sandbox.command(arguments);
+    let command = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_user_with_an_entry_gets_a_token_and_one_without_is_told_so() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let sandbox = Sandbox::new("");
+    sandbox.configure(&(issuer("main", "https://localhost", "RS256") + &entry("billing", 1001)));
+    let agent = sandbox.start();
+    let fetch = ["fetch-jwt", "--audience", "test", "--output", "token"];
+
+    let granted = sandbox.run_as(1001, &fetch);
+    assert_eq!(code(&granted), 0, "{}", text(&granted.stderr));
+    assert_eq!(text(&granted.stdout).trim_end().split('.').count(), 3);
+    assert_eq!(text(&granted.stdout).lines().count(), 1);
+
+    let denied = sandbox.run_as(1002, &fetch);
+    assert_eq!(code(&denied), 3);
+    assert!(denied.stdout.is_empty());
+    assert!(text(&denied.stderr).contains("no identity issued"));
+
+    assert!(agent.stop().success());
+    let alone = sandbox.run_as(1001, &fetch);
+    assert_eq!(code(&alone), 4);
+    assert!(text(&alone.stderr).contains("no agent listens on"));
+}
+
+#[test]
+fn another_identity_than_ones_own_is_refused_with_the_code_of_no_identity() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let _agent = sandbox.start();
+    let foreign = [
+        "fetch-jwt",
+        "--audience",
+        "a",
+        "--spiffe-id",
+        "spiffe://example.org/other",
+    ];
+    assert_eq!(code(&sandbox.run(&foreign)), 3);
+    let malformed = ["fetch-jwt", "--audience", "a", "--spiffe-id", "other"];
+    let output = sandbox.run(&malformed);
+    assert_eq!(code(&output), 1);
+    assert!(text(&output.stderr).contains("invalid requested SPIFFE ID"));
+    let wrong_hint = ["fetch-jwt", "--audience", "a", "--hint", "none"];
+    assert_eq!(code(&sandbox.run(&wrong_hint)), 3);
+}
+
+#[test]
+fn json_output_tells_the_identity_the_audience_and_the_end_of_each_token() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let _agent = sandbox.start();
+    let output = sandbox.run(&[
+        "fetch-jwt",
+        "--audience",
+        "a",
+        "--audience",
+        "b",
+        "--output",
+        "json",
+    ]);
+    let reply: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let svid = &reply["svids"][0];
+    assert_eq!(svid["spiffe_id"], "spiffe://example.org/me");
+    assert_eq!(svid["audience"], serde_json::json!(["a", "b"]));
+    assert!(svid["expires_at"].as_str().unwrap().ends_with('Z'));
+    assert!(svid["token"].as_str().unwrap().starts_with("eyJ"));
+}
+
+#[test]
+fn a_token_is_validated_from_standard_input_or_a_file_and_never_from_an_argument() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let _agent = sandbox.start();
+    let token = sandbox.token("vault");
+    let check = ["validate-jwt", "--audience", "vault"];
+
+    let good = run_with_input(&sandbox, &check, &format!("{token}\n"));
+    assert_eq!(code(&good), 0, "{}", text(&good.stderr));
+    assert!(text(&good.stdout).contains("spiffe://example.org/me"));
+
+    let file = sandbox.path("token");
+    std::fs::write(&file, &token).unwrap();
+    let file = file.to_str().unwrap();
+    let json = sandbox.run(&[
+        "validate-jwt",
+        "--audience",
+        "vault",
+        "--output",
+        "json",
+        "--file",
+        file,
+    ]);
+    let reply: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(reply["claims"]["aud"], serde_json::json!(["vault"]));
+
+    let other = run_with_input(&sandbox, &["validate-jwt", "--audience", "other"], &token);
+    assert_eq!(code(&other), 1);
+    let message = text(&other.stderr);
+    assert!(message.contains("not for this audience"), "{message}");
+    assert!(message.contains("untrusted claims"), "{message}");
+    assert!(!message.contains(&token));
+
+    let empty = run_with_input(&sandbox, &check, "");
+    assert_eq!(code(&empty), 1);
+    assert_eq!(
+        code(&sandbox.run(&["validate-jwt", "--audience", "vault", &token])),
+        2
+    );
+}
+
+#[test]
+fn waiting_for_an_agent_succeeds_when_it_comes() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let mut waiting = sandbox
+        .command(&[
+            "fetch-jwt",
+            "--audience",
+            "a",
+            "--output",
+            "token",
+            "--wait",
+            "--timeout",
+            "30s",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(waiting.try_wait().unwrap().is_none());
+    let _agent = sandbox.start();
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(text(&output.stdout).starts_with("eyJ"));
+}
+
+#[test]
+fn the_bundle_is_printed_written_and_followed() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let agent = sandbox.start();
+    let jwks = sandbox.run(&["fetch-bundle"]);
+    let jwks: serde_json::Value = serde_json::from_slice(&jwks.stdout).unwrap();
+    assert_eq!(jwks["keys"][0]["kty"], "EC");
+    assert!(jwks["keys"][0].get("use").is_none());
+
+    let file = sandbox.path("bundle.json");
+    let spiffe = [
+        "fetch-bundle",
+        "--format",
+        "spiffe",
+        "--write",
+        file.to_str().unwrap(),
+    ];
+    assert!(sandbox.run(&spiffe).status.success());
+    let written: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(written["keys"][0]["use"], "jwt-svid");
+
+    std::fs::remove_file(&file).unwrap();
+    let mut watching = sandbox
+        .command(&["fetch-bundle", "--watch", "--write", file.to_str().unwrap()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the bundle is written", || file.exists().then_some(()));
+    assert!(agent.stop().success());
+    assert!(
+        watching.try_wait().unwrap().is_none(),
+        "it waits for the next agent"
+    );
+    std::fs::remove_file(&file).unwrap();
+    let _agent = sandbox.start();
+    eventually("the bundle is written again", || {
+        file.exists().then_some(())
+    });
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+#[test]
+fn every_command_has_help_and_a_wrong_one_exits_with_2() {
+    let sandbox = Sandbox::new("");
+    for verb in [
+        "run",
+        "dev",
+        "validate",
+        "fetch-jwt",
+        "validate-jwt",
+        "fetch-bundle",
+    ] {
+        let help = sandbox.run(&[verb, "--help"]);
+        assert_eq!(code(&help), 0, "{verb}");
+        assert!(text(&help.stdout).contains("Usage: agent"), "{verb}");
+    }
+    assert_eq!(code(&sandbox.run(&["no-such-command"])), 2);
+    assert_eq!(code(&sandbox.run(&["fetch-jwt"])), 2);
+    let version = text(&sandbox.run(&["--version"]).stdout);
+    assert!(
+        version.starts_with("agent ") && version.contains('('),
+        "{version}"
+    );
+}
+
+#[test]
+fn nothing_is_printed_about_a_reader_that_went_away() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let _agent = sandbox.start();
+    let mut command = sandbox.command(&["fetch-jwt", "--audience", "a"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stderr), "");
+}

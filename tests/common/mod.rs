@@ -1,0 +1,317 @@
+//! What the tests of the real binary share: a directory, an agent in it, and callers of any uid.
+
+#![allow(dead_code, reason = "helpers, of which each test file uses some")]
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How long anything may take before it counts as not happening.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a test needs beyond Rust and a C compiler.
+#[derive(Debug, Clone, Copy)]
+pub enum Need {
+    /// To run as root, for callers of other uids.
+    Root,
+    /// Python with spiffe and PyJWT.
+    Python,
+    /// An nginx to serve the webroot.
+    Nginx,
+}
+
+/// Whether all of it is there. If not, says so, or fails where the whole suite is demanded.
+pub fn have(needs: &[Need]) -> bool {
+    for need in needs {
+        let missing = match need {
+            Need::Root if !nix::unistd::geteuid().is_root() => "root",
+            Need::Python if python().is_none() => "Python with the packages spiffe and PyJWT",
+            Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
+            _ => continue,
+        };
+        assert!(
+            std::env::var_os("SVID_AGENT_REQUIRE_ALL").is_none(),
+            "SVID_AGENT_REQUIRE_ALL is set and this machine lacks {missing}"
+        );
+        eprintln!("SKIP: this test needs {missing}");
+        return false;
+    }
+    true
+}
+
+fn runs(command: &mut Command) -> bool {
+    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The Python of the environment that `.ci/run` makes, or the one that is named.
+pub fn python() -> Option<&'static Path> {
+    static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/bin/python");
+        let path = std::env::var_os("SVID_AGENT_PYTHON").map_or(own, PathBuf::from);
+        let usable = runs(Command::new(&path).args(["-c", "import spiffe, jwt, cryptography"]));
+        usable.then_some(path)
+    };
+    PYTHON.get_or_init(find).as_deref()
+}
+
+/// The binary under test, where users other than root can execute it too.
+pub fn binary() -> &'static Path {
+    static COPY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let copy = || {
+        let dir = open_tempdir();
+        let path = dir.path().join("agent");
+        fs::copy(env!("CARGO_BIN_EXE_agent"), &path).unwrap();
+        (dir, path)
+    };
+    &COPY.get_or_init(copy).1
+}
+
+/// A directory that other users can enter.
+fn open_tempdir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// Waits until `probe` gives something.
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A free TCP port on loopback.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A directory of its own with a configuration.
+pub struct Sandbox {
+    dir: tempfile::TempDir,
+}
+
+impl Sandbox {
+    /// With the usual `agent` block and `rest`.
+    pub fn new(rest: &str) -> Self {
+        let sandbox = Self {
+            dir: open_tempdir(),
+        };
+        sandbox.configure(rest);
+        sandbox
+    }
+
+    /// With one issuer of this algorithm and an entry `me` for this user.
+    pub fn with_entry(algorithm: &str) -> Self {
+        let sandbox = Self::new("");
+        sandbox.configure(&(issuer("main", "https://localhost", algorithm) + &own_entry()));
+        sandbox
+    }
+
+    /// Writes another configuration.
+    pub fn configure(&self, rest: &str) {
+        let text = format!(
+            "agent {{\n  trust_domain = \"example.org\"\n  data_dir = \"{}\"\n  runtime_dir = \"{}\"\n}}\n{rest}",
+            self.path("data").display(),
+            self.path("run").display(),
+        );
+        fs::write(self.config(), text).unwrap();
+    }
+
+    /// A path below it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join(name)
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.path("agent.conf")
+    }
+
+    /// The Workload API socket.
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/api/api.sock")
+    }
+
+    /// Starts the agent and waits until it says that it is ready.
+    pub fn start(&self) -> Agent {
+        let notify = UnixDatagram::bind(self.path(&format!("notify.{}", nanos()))).unwrap();
+        notify.set_read_timeout(Some(DEADLINE)).unwrap();
+        let address = notify.local_addr().unwrap();
+        let log = self.path(&format!("log.{}", nanos()));
+        let child = Command::new(binary())
+            .args(["run", "--config"])
+            .arg(self.config())
+            .env("NOTIFY_SOCKET", address.as_pathname().unwrap())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut agent = Agent {
+            child,
+            log,
+            notify,
+            socket: self.socket(),
+        };
+        agent.wait_for_state("READY=1");
+        agent
+    }
+
+    /// A command of the binary, on this sandbox's socket.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
+            .env("SPIFFE_ENDPOINT_SOCKET", self.socket());
+        command
+    }
+
+    /// Runs a command of the binary to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs it as another user.
+    pub fn run_as(&self, uid: u32, arguments: &[&str]) -> Output {
+        as_user(uid)
+            .arg(binary())
+            .args(arguments)
+            .env("SPIFFE_ENDPOINT_SOCKET", self.socket())
+            .output()
+            .unwrap()
+    }
+
+    /// Fetches the bare token of this process's default identity.
+    pub fn token(&self, audience: &str) -> String {
+        let output = self.run(&["fetch-jwt", "--audience", audience, "--output", "token"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim_end().to_owned()
+    }
+}
+
+fn nanos() -> u128 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos()
+}
+
+/// `setpriv` as a user without any privilege or further group.
+pub fn as_user(uid: u32) -> Command {
+    let mut command = Command::new("setpriv");
+    let id = uid.to_string();
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    command
+}
+
+/// An `issuer` block with one key.
+pub fn issuer(name: &str, url: &str, algorithm: &str) -> String {
+    format!(
+        "issuer \"{name}\" {{\n  url = \"{url}\"\n  key \"main\" {{\n    algorithm = \"{algorithm}\"\n  }}\n}}\n"
+    )
+}
+
+/// An `entry` block `me` for the user that runs the tests.
+pub fn own_entry() -> String {
+    entry("me", nix::unistd::geteuid().as_raw())
+}
+
+/// An `entry` block for a user.
+pub fn entry(name: &str, uid: u32) -> String {
+    format!(
+        "entry \"{name}\" {{\n  spiffe_id = \"spiffe://example.org/{name}\"\n  selectors = [\"unix:uid:{uid}\"]\n}}\n"
+    )
+}
+
+/// Bytes that should be text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A running agent; killed when dropped, and its log shown if the test fails.
+pub struct Agent {
+    child: Child,
+    log: PathBuf,
+    notify: UnixDatagram,
+    pub socket: PathBuf,
+}
+
+impl Agent {
+    /// Waits for a message to the service manager.
+    pub fn wait_for_state(&mut self, state: &str) {
+        let mut buffer = [0; 4096];
+        self.notify
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        eventually(state, || {
+            if let Ok(length) = self.notify.recv(&mut buffer) {
+                let message = text(&buffer[..length]);
+                return message.lines().any(|line| line == state).then_some(());
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the agent ended with {status} before {state}");
+            }
+            None
+        });
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.pid().cast_signed());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the agent ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Asks it to stop and waits for its end.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let mut log = String::new();
+            if let Ok(mut file) = fs::File::open(&self.log) {
+                let _ = file.read_to_string(&mut log);
+            }
+            eprintln!("--- log of the agent ---\n{log}---");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Start, stop, crash and restart of the real agent.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use common::{Sandbox, binary, eventually, issuer, own_entry, text};
+use nix::sys::signal::Signal;
+use spiffe::WorkloadApiClient;
+
+/// The kids in the JWKS of an issuer.
+fn kids(sandbox: &Sandbox, issuer: &str) -> Vec<String> {
+    let jwks = fs::read(sandbox.path(&format!("data/webroot/{issuer}/jwks.json"))).unwrap();
+    let jwks: serde_json::Value = serde_json::from_slice(&jwks).unwrap();
+    let keys = jwks["keys"].as_array().unwrap().iter();
+    keys.map(|key| key["kid"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn is_valid(sandbox: &Sandbox, token: &str) -> bool {
+    let mut command = sandbox.command(&["validate-jwt", "--audience", "a"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(token.as_bytes())
+        .unwrap();
+    child.wait().unwrap().success()
+}
+
+#[test]
+fn after_a_crash_the_same_keys_sign_and_old_tokens_still_verify() {
+    let sandbox = Sandbox::new("");
+    let entry = own_entry().replace("  selectors", "  issuer = \"rsa\"\n  selectors");
+    sandbox.configure(
+        &(issuer("rsa", "https://rsa.example.org", "RS256")
+            + &issuer("ec", "https://ec.example.org", "ES256")
+            + &entry),
+    );
+    let agent = sandbox.start();
+    let before = (kids(&sandbox, "rsa"), kids(&sandbox, "ec"));
+    let old: Vec<_> = (0..5).map(|_| sandbox.token("a")).collect();
+    agent.kill();
+    assert!(
+        sandbox.socket().exists(),
+        "a killed agent leaves its socket behind"
+    );
+
+    let _agent = sandbox.start();
+    assert_eq!((kids(&sandbox, "rsa"), kids(&sandbox, "ec")), before);
+    for token in &old {
+        assert!(is_valid(&sandbox, token));
+    }
+    assert!(is_valid(&sandbox, &sandbox.token("a")));
+}
+
+#[test]
+fn a_second_agent_is_refused_and_the_first_is_undisturbed() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let agent = sandbox.start();
+    let run = ["run", "--config"];
+    let second = Command::new(binary())
+        .args(run)
+        .arg(sandbox.config())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let message = text(&second.stderr);
+    assert!(
+        message.contains(&format!(
+            "in use by another agent (process {})",
+            agent.pid()
+        )),
+        "{message}"
+    );
+    assert!(is_valid(&sandbox, &sandbox.token("a")));
+}
+
+#[test]
+fn a_socket_that_somebody_serves_and_a_file_in_its_place_are_left_alone() {
+    let sandbox = Sandbox::with_entry("ES256");
+    fs::create_dir_all(sandbox.path("run/api")).unwrap();
+    let run = || {
+        let mut command = Command::new(binary());
+        let output = command
+            .args(["run", "--config"])
+            .arg(sandbox.config())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    };
+    let other = UnixListener::bind(sandbox.socket()).unwrap();
+    assert!(run().contains("is served by another process"));
+    drop(other);
+    fs::remove_file(sandbox.socket()).unwrap();
+    fs::write(sandbox.socket(), "precious").unwrap();
+    assert!(run().contains("is not a socket"));
+    assert_eq!(fs::read_to_string(sandbox.socket()).unwrap(), "precious");
+}
+
+#[test]
+fn both_signals_end_the_agent_cleanly_and_its_socket_goes() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let sandbox = Sandbox::with_entry("ES256");
+        let mut agent = sandbox.start();
+        let mode = fs::metadata(sandbox.socket()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777);
+        agent.signal(signal);
+        agent.wait_for_state("STOPPING=1");
+        assert_eq!(agent.wait().code(), Some(0));
+        assert!(!sandbox.socket().exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_streams_end_with_unavailable_when_the_agent_stops() {
+    use futures_util::StreamExt;
+
+    let sandbox = Sandbox::with_entry("ES256");
+    let agent = sandbox.start();
+    let address = format!("unix://{}", sandbox.socket().display());
+    let client = WorkloadApiClient::connect_to(&address).await.unwrap();
+    let mut stream = client.stream_jwt_bundles().await.unwrap();
+    assert!(stream.next().await.unwrap().is_ok());
+    agent.signal(Signal::SIGTERM);
+    let end = stream.next().await.unwrap().unwrap_err();
+    assert!(format!("{end:?}").contains("Unavailable"), "{end:?}");
+    assert!(agent.stop().success());
+}
+
+#[test]
+fn keys_and_state_are_closed_to_everybody_else() {
+    let sandbox = Sandbox::with_entry("RS256");
+    let _agent = sandbox.start();
+    let private = sandbox.path("data/private");
+    let mut pending = vec![private.clone()];
+    let mut seen = 0;
+    while let Some(path) = pending.pop() {
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o077, 0, "{}", path.display());
+        if meta.is_dir() {
+            pending.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+        seen += 1;
+    }
+    assert!(seen >= 5, "{seen}");
+}
+
+#[test]
+fn an_issuer_with_keys_serves_while_another_makes_its_own() {
+    let sandbox = Sandbox::new("");
+    let entry = own_entry().replace("  selectors", "  issuer = \"old\"\n  selectors");
+    let old = issuer("old", "https://old.example.org", "ES256");
+    sandbox.configure(&(old.clone() + &entry));
+    assert!(sandbox.start().stop().success());
+
+    let slow = issuer(
+        "new",
+        "https://new.example.org",
+        "RS256\"\n    size = 4096 # \"",
+    );
+    sandbox.configure(&(old + &slow + &entry));
+    let mut child = Command::new(binary())
+        .args(["run", "--config"])
+        .arg(sandbox.config())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let jwks = sandbox.path("data/webroot/new/jwks.json");
+    let fetch = ["fetch-jwt", "--audience", "a", "--output", "token"];
+    let early = eventually("a token", || {
+        let output = sandbox.run(&fetch);
+        output.status.success().then(|| !jwks.exists())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        early,
+        "the token came before the keys of the other issuer were made"
+    );
+}
+
+#[test]
+fn dev_serves_without_configuration_prints_a_working_token_and_cleans_up() {
+    use std::io::BufRead;
+
+    let temporary = tempfile::tempdir().unwrap();
+    let mut child = Command::new(binary())
+        .arg("dev")
+        .env_remove("XDG_RUNTIME_DIR")
+        .env("TMPDIR", temporary.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let shown: Vec<String> = lines
+        .map(Result::unwrap)
+        .take_while(|line| !line.contains("--spiffe-id spiffe://dev.test/other"))
+        .collect();
+    let token = shown
+        .iter()
+        .find(|line| line.starts_with("eyJ"))
+        .expect("a token");
+    let export = shown
+        .iter()
+        .find(|line| line.contains("SPIFFE_ENDPOINT_SOCKET="))
+        .unwrap();
+    let socket = export.split_once('=').unwrap().1;
+
+    let agent = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
+            .env("SPIFFE_ENDPOINT_SOCKET", socket);
+        command
+    };
+    let file = temporary.path().join("token");
+    fs::write(&file, token).unwrap();
+    let check = agent(&["validate-jwt", "--audience", "test", "--file"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", text(&check.stderr));
+    let refused = agent(&[
+        "fetch-jwt",
+        "--audience",
+        "test",
+        "--spiffe-id",
+        "spiffe://dev.test/other",
+    ]);
+    let mut refused = refused;
+    assert_eq!(refused.output().unwrap().status.code(), Some(3));
+    let mirrored = shown
+        .iter()
+        .find_map(|line| line.trim().strip_prefix("token file"))
+        .unwrap();
+    eventually("the token file is there", || fs::read(mirrored.trim()).ok());
+
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
+    assert!(child.wait().unwrap().success());
+    fs::remove_file(&file).unwrap();
+    assert_eq!(
+        fs::read_dir(temporary.path()).unwrap().count(),
+        0,
+        "nothing is left behind"
+    );
+}
