@@ -5,16 +5,22 @@ pub mod accept;
 mod authority;
 mod hpack;
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::time::{Sleep, sleep};
 
 use self::authority::AuthorityRewriter;
 use crate::peer::Peer;
+
+/// How long a connection that is not read any more may still answer.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// One connection.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub struct Conn {
     ready: Vec<u8>,
     /// How many of them have been.
     taken: usize,
+    /// When a refused connection ends.
+    end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Conn {
@@ -36,6 +44,7 @@ impl Conn {
             rewriter: AuthorityRewriter::default(),
             ready: Vec::new(),
             taken: 0,
+            end: None,
         }
     }
 
@@ -66,8 +75,9 @@ impl AsyncRead for Conn {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.peer.is_refused() {
-            // What was answered still goes out; nothing more comes in.
-            return Poll::Ready(Ok(()));
+            // Nothing more comes in, and what was answered gets a moment to go out.
+            let end = this.end.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
+            return end.as_mut().poll(cx).map(Ok);
         }
         while buf.remaining() > 0 && !this.give_ready(buf) {
             let before = buf.filled().len();
