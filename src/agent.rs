@@ -75,7 +75,7 @@ impl Bound {
             records,
         ));
         let lacking = rotator.start_existing()?;
-        let (socket, listener) = BoundSocket::bind(&config.socket_path, config.socket_mode)?;
+        let (socket, listener) = BoundSocket::bind(&config.socket_path, config.socket_mode).await?;
         Ok(Self {
             names: NameKeeper::start(config.names.clone()).await,
             config,
@@ -127,6 +127,7 @@ impl Bound {
         tasks.spawn("workload API", async move {
             Ok(workload_api::serve(incoming, api, until, grace).await?)
         });
+        let rotator = Arc::clone(&self.rotator);
         tasks.spawn(
             "rotator",
             keys(self.rotator, self.lacking, stop.clone(), ready),
@@ -141,7 +142,9 @@ impl Bound {
             Ok(())
         });
         let ended = tasks.run().await;
+        // The lock on the data directory is held until the socket is gone.
         drop(self.socket);
+        drop(rotator);
         match ended {
             None => Ok(()),
             Some(Ended::Task {
@@ -166,8 +169,15 @@ async fn keys(
         let rotator = Arc::clone(&rotator);
         making.spawn_blocking(move || rotator.start_new(&issuer));
     }
-    while let Some(made) = making.join_next().await {
-        made.map_err(|_| AgentError::Fault("rotator"))??;
+    loop {
+        let made = tokio::select! {
+            made = making.join_next() => made,
+            () = stop.cancelled() => return Ok(()),
+        };
+        match made {
+            None => break,
+            Some(made) => made.map_err(|_| AgentError::Fault("rotator"))??,
+        }
     }
     // Nobody may be waiting for it any more.
     let _ = ready.send(());

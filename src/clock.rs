@@ -63,6 +63,11 @@ pub mod fake {
             )))
         }
 
+        /// Sets the wall clock, as somebody with the privilege can.
+        pub fn set_wall(&self, seconds: u64) {
+            self.0.lock().unwrap().0 = from_unix_seconds(seconds);
+        }
+
         /// Lets time pass on both clocks.
         pub fn advance(&self, by: Duration) {
             let mut both = self.0.lock().unwrap();

@@ -99,7 +99,8 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// What the kernel says; the old file is then untouched and nothing is left behind.
+    /// What the kernel says; the name then shows the old file or the whole new one, and nothing else
+    /// is left behind.
     pub fn replace(
         &self,
         name: &str,
@@ -152,7 +153,8 @@ impl Dir {
         Ok(())
     }
 
-    /// Puts `bytes` under `name` unless the file there already has them; tells whether it wrote.
+    /// Puts `bytes` under `name` unless the file there already has them and this mode; tells whether
+    /// it wrote.
     ///
     /// # Errors
     ///
@@ -164,7 +166,11 @@ impl Dir {
         attributes: Attributes,
         persistence: Persistence,
     ) -> io::Result<bool> {
-        if self.read(name).is_ok_and(|old| old == bytes) {
+        let mode = |stat: FileStat| stat.st_mode & 0o7777;
+        let as_it_should = self
+            .open_regular(name)
+            .is_ok_and(|(_, stat)| mode(stat) == attributes.mode);
+        if as_it_should && self.read(name).is_ok_and(|old| old == bytes) {
             return Ok(false);
         }
         self.replace(name, bytes, attributes, persistence)?;
@@ -244,16 +250,21 @@ impl Dir {
     }
 
     /// Removes what a killed agent left half-written here: only names of our own random form, and
-    /// only regular files of our own.
+    /// only regular files and empty directories.
     ///
     /// # Errors
     ///
     /// What the kernel says to listing the directory.
     pub fn sweep(&self) -> io::Result<()> {
         for name in self.names()?.iter().filter(|name| is_temporary(name)) {
-            let stat = fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-            if stat.is_ok_and(|s| kind(&s) == SFlag::S_IFREG && s.st_nlink == 1) {
-                self.discard(name);
+            match fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) if kind(&stat) == SFlag::S_IFREG && stat.st_nlink == 1 => {
+                    self.discard(name);
+                }
+                Ok(stat) if kind(&stat) == SFlag::S_IFDIR => {
+                    let _ = unlinkat(&self.fd, name.as_str(), UnlinkatFlags::RemoveDir);
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -282,9 +293,12 @@ fn fill(
     attributes: Attributes,
     persistence: Persistence,
 ) -> io::Result<()> {
-    if attributes.owner.is_some() || attributes.group.is_some() {
-        let owner = attributes.owner.map(Uid::from_raw);
-        fchown(fd, owner, attributes.group.map(Gid::from_raw))?;
+    // Whose a new file is, the directory may have decided.
+    let is = fstat(fd)?;
+    let owner = attributes.owner.filter(|owner| *owner != is.st_uid);
+    let group = attributes.group.filter(|group| *group != is.st_gid);
+    if owner.is_some() || group.is_some() {
+        fchown(fd, owner.map(Uid::from_raw), group.map(Gid::from_raw))?;
     }
     fchmod(fd, Mode::from_bits_truncate(attributes.mode))?;
     let mut file = File::from(fd.try_clone()?);

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -18,9 +18,13 @@ use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::durable::{Attributes, Dir, DirError, Persistence};
 use crate::issue::{IssueError, Minter, Order};
+use crate::svid::Validity;
 
 /// The longest sleep: after a suspend the clock is looked at within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// How far the wall clock may move from the clock that nobody sets before that counts as a step.
+const LARGEST_DRIFT: Duration = Duration::from_secs(5);
 
 /// A user or a group, as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +103,8 @@ struct Scheduled {
     spec: Arc<TokenFileSpec>,
     due: Duration,
     failures: u32,
+    /// When the token in the file was made, on both clocks.
+    written: Option<(SystemTime, Duration)>,
     /// Whether the failures were told to the operator, so that their end is too.
     complained: bool,
 }
@@ -116,6 +122,7 @@ impl Mirror {
             spec: Arc::new(spec),
             due: Duration::ZERO,
             failures: 0,
+            written: None,
             complained: false,
         };
         Self {
@@ -131,6 +138,7 @@ impl Mirror {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.authority.changes();
         loop {
+            self.notice_clock_steps();
             for index in 0..self.files.len() {
                 if stop.is_cancelled() {
                     return;
@@ -160,12 +168,13 @@ impl Mirror {
         };
         let path = spec.path.display();
         match result {
-            Ok(life) => {
+            Ok(validity) => {
                 if std::mem::take(&mut file.complained) {
                     tracing::info!(%path, "the token file is written again");
                 }
                 file.failures = 0;
-                file.due = now + refresh_after(&spec, life);
+                file.due = now + refresh_after(&spec, validity.life());
+                file.written = Some((validity.issued_at, now));
             }
             Err(error) => {
                 let wait = retry_after(spec.order.ttl, file.failures);
@@ -180,16 +189,16 @@ impl Mirror {
         }
     }
 
-    /// Mints and writes; tells how long the token lives.
-    async fn write(&self, spec: &Arc<TokenFileSpec>) -> Result<Duration, MirrorError> {
+    /// Mints and writes; tells when the token holds.
+    async fn write(&self, spec: &Arc<TokenFileSpec>) -> Result<Validity, MirrorError> {
         let names = Arc::clone(&self.names.borrow());
         let svid = self.minter.mint(&spec.order).await?;
-        let life = svid.validity.life();
+        let validity = svid.validity;
         let spec = Arc::clone(spec);
         let work = move || put(&spec, &names, svid.token.reveal().as_bytes());
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
-        Ok(life)
+        Ok(validity)
     }
 
     fn pause(&self) -> Duration {
@@ -200,6 +209,22 @@ impl Mirror {
             .map(|file| file.due.saturating_sub(now))
             .min();
         next.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY))
+    }
+
+    /// A token from before the wall clock was set may have expired, or not hold yet.
+    fn notice_clock_steps(&mut self) {
+        let (wall, boot) = (self.clock.now(), self.clock.since_boot());
+        for file in &mut self.files {
+            if let Some((issued_at, written)) = file.written {
+                let expected = issued_at + boot.saturating_sub(written);
+                let step = expected
+                    .duration_since(wall)
+                    .unwrap_or_else(|ahead| ahead.duration());
+                if step > LARGEST_DRIFT {
+                    file.due = Duration::ZERO;
+                }
+            }
+        }
     }
 
     fn retry_failed(&mut self) {
@@ -239,17 +264,14 @@ fn put(spec: &TokenFileSpec, names: &Names, token: &[u8]) -> Result<(), MirrorEr
             .gid(name)
             .ok_or_else(|| MirrorError::NoGroup(name.clone()))?,
     };
-    let foreign = |id: u32, own: u32| (id != own).then_some(id);
     let attributes = Attributes {
         mode: spec.mode,
-        owner: foreign(owner, nix::unistd::geteuid().as_raw()),
-        group: foreign(group, nix::unistd::getegid().as_raw()),
+        owner: Some(owner),
+        group: Some(group),
     };
     let written = dir.replace(name, token, attributes, Persistence::Volatile);
     written.map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) if attributes.owner.or(attributes.group).is_some() => {
-            MirrorError::Owner(error)
-        }
+        Some(libc::EPERM) => MirrorError::Owner(error),
         _ => MirrorError::Write(error),
     })
 }

@@ -5,8 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,7 +25,7 @@ pub enum PeerError {
     #[error("it is in another pid namespace: start it in the agent's, or below")]
     Foreign,
     /// Our user namespace has no number for its user, so that all such users look alike.
-    #[error("its user does not exist in the agent's user namespace")]
+    #[error("its user or group does not exist in the agent's user namespace")]
     Unmapped,
     /// It has exited.
     #[error("the process has exited")]
@@ -36,6 +36,9 @@ pub enum PeerError {
     /// It runs another program than when it connected.
     #[error("it no longer runs the program it connected with")]
     ChangedProgram,
+    /// Something of the above was found before on this connection.
+    #[error("the connection was refused before")]
+    Refused,
     /// The kernel has no `SO_PEERPIDFD` and the configuration wants it.
     #[error("the kernel lacks SO_PEERPIDFD (Linux 6.5) and require_peerpidfd is set")]
     NoPeerPidfd,
@@ -59,6 +62,8 @@ pub struct Namespaces {
     /// The number that stands for every user that our user namespace does not know; `None` where
     /// it knows them all.
     overflow_uid: Option<u32>,
+    /// The same of groups.
+    overflow_gid: Option<u32>,
     /// Whether kernels without `SO_PEERPIDFD` are refused.
     require_peerpidfd: bool,
 }
@@ -66,20 +71,20 @@ pub struct Namespaces {
 impl Namespaces {
     /// Looks at the user namespace that we are in.
     pub fn of_self(require_peerpidfd: bool) -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let map = read("/proc/self/uid_map");
-        let identity = ["0", "0", "4294967295"];
-        let overflow_uid = if map.split_whitespace().eq(identity) {
-            None
-        } else {
-            let number = read("/proc/sys/kernel/overflowuid");
-            Some(number.trim().parse().unwrap_or(65_534))
-        };
         Self {
-            overflow_uid,
+            overflow_uid: overflow("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"),
+            overflow_gid: overflow("/proc/self/gid_map", "/proc/sys/kernel/overflowgid"),
             require_peerpidfd,
         }
     }
+}
+
+/// The number that stands for what a map leaves out; `None` where it leaves out nothing.
+fn overflow(map: &str, number: &str) -> Option<u32> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let identity = ["0", "0", "4294967295"];
+    let whole = read(map).split_whitespace().eq(identity);
+    (!whole).then(|| read(number).trim().parse().unwrap_or(65_534))
 }
 
 /// The process that made a connection.
@@ -98,7 +103,31 @@ pub struct Peer {
 #[derive(Debug, Clone)]
 struct Known {
     exe: Exe,
-    selectors: Option<Vec<Selector>>,
+    kept: Option<(Wants, Vec<Selector>)>,
+}
+
+/// What somebody wants to know of a program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Where it lies.
+    pub path: bool,
+    /// Its hash.
+    pub sha256: bool,
+}
+
+impl Wants {
+    /// Whether anything is wanted.
+    pub fn is_something(self) -> bool {
+        self.path || self.sha256
+    }
+
+    /// Both together.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            path: self.path || other.path,
+            sha256: self.sha256 || other.sha256,
+        }
+    }
 }
 
 impl Peer {
@@ -115,7 +144,8 @@ impl Peer {
         if pid <= 0 {
             return Err(PeerError::Foreign);
         }
-        if namespaces.overflow_uid == Some(uid) {
+        let gid = credentials.gid();
+        if namespaces.overflow_uid == Some(uid) || namespaces.overflow_gid == Some(gid) {
             return Err(PeerError::Unmapped);
         }
         let pidfd = match getsockopt(&socket, sockopt::PeerPidfd) {
@@ -124,30 +154,37 @@ impl Peer {
             Err(Errno::ENOPROTOOPT) if namespaces.require_peerpidfd => {
                 return Err(PeerError::NoPeerPidfd);
             }
-            Err(Errno::ENOPROTOOPT) => pidfd_by_number(pid, uid)?,
+            Err(Errno::ENOPROTOOPT) => {
+                static ONCE: Once = Once::new();
+                ONCE.call_once(|| {
+                    tracing::warn!(
+                        "the kernel lacks SO_PEERPIDFD (Linux 6.5): processes are opened by number, \
+                         and another one of the same user could be taken for the one that connected"
+                    );
+                });
+                pidfd_by_number(pid, uid)?
+            }
             Err(Errno::EINVAL | Errno::ESRCH) => return Err(PeerError::Gone),
             Err(errno) => return Err(PeerError::Io("SO_PEERPIDFD", errno.into())),
         };
-        let groups =
+        let mut groups =
             sys::peer_groups(socket).map_err(|error| PeerError::Io("SO_PEERGROUPS", error))?;
+        groups.retain(|group| namespaces.overflow_gid != Some(*group));
         let peer = Self {
             pid,
             uid,
-            gid: credentials.gid(),
+            gid,
             groups,
             pidfd,
             exe: Mutex::new(Known {
                 exe: Exe::Unknown,
-                selectors: None,
+                kept: None,
             }),
             refused: AtomicBool::new(false),
         };
         let exe = ProcDir::open(pid)?.exe()?;
         peer.still_lives()?;
-        *peer.known() = Known {
-            exe,
-            selectors: None,
-        };
+        *peer.known() = Known { exe, kept: None };
         Ok(peer)
     }
 
@@ -226,10 +263,7 @@ impl Peer {
             return Err(PeerError::ChangedProgram);
         }
         if known.exe != exe {
-            *known = Known {
-                exe,
-                selectors: None,
-            };
+            *known = Known { exe, kept: None };
         }
         Ok(())
     }
@@ -245,17 +279,19 @@ impl Peer {
         }
     }
 
-    /// What [`Peer::keep`] was given for the program that runs.
-    pub fn kept(&self) -> Option<Vec<Selector>> {
-        self.known().selectors.clone()
+    /// What is kept of the program that runs, if it answers all that is wanted.
+    pub fn kept(&self, wanted: Wants) -> Option<Vec<Selector>> {
+        let known = self.known();
+        let (had, selectors) = known.kept.as_ref()?;
+        (had.or(wanted) == *had).then(|| selectors.clone())
     }
 
-    /// Keeps selectors of the program for as long as it stays untouched: `exe` is what they were
-    /// read from.
-    pub fn keep(&self, exe: Exe, selectors: Vec<Selector>) {
+    /// Keeps what was found of the program for as long as it stays untouched: `exe` is what it was
+    /// read from, and `wanted` what was looked for.
+    pub fn keep(&self, exe: Exe, wanted: Wants, selectors: Vec<Selector>) {
         let mut known = self.known();
         if known.exe == exe {
-            known.selectors = Some(selectors);
+            known.kept = Some((wanted, selectors));
         }
     }
 
@@ -328,13 +364,22 @@ pub mod tests {
     }
 
     #[test]
-    fn kept_selectors_belong_to_the_program_they_were_read_from() {
+    fn what_is_kept_belongs_to_the_program_and_answers_what_was_looked_for() {
         let peer = this_process();
         let selectors = vec!["unix:path:/x".parse().unwrap()];
-        peer.keep(Exe::Unknown, selectors.clone());
-        assert_eq!(peer.kept(), None);
-        peer.keep(peer.exe(), selectors.clone());
-        assert_eq!(peer.kept(), Some(selectors));
+        let path = Wants {
+            path: true,
+            sha256: false,
+        };
+        let both = Wants {
+            path: true,
+            sha256: true,
+        };
+        peer.keep(Exe::Unknown, path, selectors.clone());
+        assert_eq!(peer.kept(path), None);
+        peer.keep(peer.exe(), path, selectors.clone());
+        assert_eq!(peer.kept(path), Some(selectors));
+        assert_eq!(peer.kept(both), None);
     }
 
     #[test]

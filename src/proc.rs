@@ -3,17 +3,19 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::sys::stat::{Mode, fstatat};
 use procfs::FromRead;
 use procfs::process::{Stat, Status};
 use thiserror::Error;
+
+use crate::sys::{self, ExeStat};
 
 /// Why something of a process cannot be read.
 #[derive(Debug, Error)]
@@ -29,13 +31,8 @@ pub enum ProcError {
 /// The file that a process runs, as far as it can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exe {
-    /// This file.
-    File {
-        /// Device and inode.
-        id: (u64, u64),
-        /// When its inode last changed, seconds and nanoseconds.
-        ctime: (i64, i64),
-    },
+    /// This file, in this state.
+    File(ExeStat),
     /// We may not look: the agent lacks CAP_SYS_PTRACE, or the process hides.
     Unknown,
 }
@@ -44,7 +41,7 @@ impl Exe {
     /// Whether both are the same file, or both unknown.
     pub fn is_same_program(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::File { id: a, .. }, Self::File { id: b, .. }) => a == b,
+            (Self::File(a), Self::File(b)) => a.id == b.id,
             (Self::Unknown, Self::Unknown) => true,
             _ => false,
         }
@@ -79,23 +76,14 @@ impl ProcDir {
     ///
     /// [`ProcError::Gone`] for a process that has none any more.
     pub fn exe(&self) -> Result<Exe, ProcError> {
-        match self.stat_exe() {
-            Ok(stat) => Ok(Exe::File {
-                id: (stat.st_dev, stat.st_ino),
-                ctime: (stat.st_ctime, stat.st_ctime_nsec),
-            }),
-            Err(Errno::EACCES | Errno::EPERM) => Ok(Exe::Unknown),
-            Err(errno) => Err(gone_or("stat /proc/PID/exe", errno)),
+        match sys::stat_exe(self.0.as_fd()) {
+            Ok(stat) => Ok(Exe::File(stat)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Exe::Unknown),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ESRCH) => Err(ProcError::Gone),
+                _ => Err(ProcError::Io("statx /proc/PID/exe", error)),
+            },
         }
-    }
-
-    /// All that the kernel tells about the file that it runs.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says.
-    pub fn stat_exe(&self) -> nix::Result<FileStat> {
-        fstatat(&self.0, "exe", AtFlags::empty())
     }
 
     /// The path of that file as the process's own mount namespace has it: a claim, no fact.
@@ -164,7 +152,15 @@ impl ProcDir {
     fn parse<T: FromRead>(&self, name: &'static str) -> Result<T, ProcError> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let fd = openat(&self.0, name, flags, Mode::empty()).map_err(|e| gone_or(name, e))?;
-        T::from_read(File::from(fd)).map_err(|error| ProcError::Io(name, io::Error::other(error)))
+        let mut bytes = Vec::new();
+        match File::from(fd).read_to_end(&mut bytes) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(ProcError::Gone),
+            Err(error) => return Err(ProcError::Io(name, error)),
+        }
+        // The name of a process is whatever its owner likes, and cut off anywhere.
+        let text = String::from_utf8_lossy(&bytes);
+        T::from_read(text.as_bytes()).map_err(|error| ProcError::Io(name, io::Error::other(error)))
     }
 }
 
@@ -178,4 +174,30 @@ fn gone_or(what: &'static str, errno: Errno) -> ProcError {
 /// The bytes of a path as text; `None` where they are no UTF-8.
 pub fn path_text(path: &std::path::Path) -> Option<&str> {
     std::str::from_utf8(path.as_os_str().as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_cut_inside_a_character_hides_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        // The kernel keeps 15 bytes of it: the last one is half a character.
+        let program = directory.path().join("aaaaaaaaaaaaaa\u{e9}");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program)
+            .arg("30")
+            .spawn()
+            .unwrap();
+        let proc = ProcDir::open(child.id().cast_signed()).unwrap();
+        let uid = nix::unistd::geteuid().as_raw();
+        let ids = proc.ids();
+        let traced = proc.is_traced();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(ids.unwrap().0, [uid; 4]);
+        assert!(!traced.unwrap());
+        assert!(matches!(proc.ids(), Err(ProcError::Gone)));
+    }
 }

@@ -34,6 +34,19 @@ pub struct IssuerSpec {
     pub chains: BTreeMap<Arc<str>, KeySpec>,
 }
 
+impl IssuerSpec {
+    /// Each of its key chains, by its full name.
+    fn keys(&self) -> impl Iterator<Item = (KeyRef, &KeySpec)> {
+        self.chains.iter().map(|(name, spec)| {
+            let chain = KeyRef {
+                issuer: Arc::clone(&self.name),
+                key: Arc::clone(name),
+            };
+            (chain, spec)
+        })
+    }
+}
+
 /// Why an issuer has no usable keys.
 #[derive(Debug, Error)]
 pub enum RotationError {
@@ -115,11 +128,7 @@ impl Rotator {
     ///
     /// What went wrong; nothing of it is in use then.
     pub fn start_new(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
-        for (name, spec) in &issuer.chains {
-            let chain = KeyRef {
-                issuer: Arc::clone(&issuer.name),
-                key: Arc::clone(name),
-            };
+        for (chain, spec) in issuer.keys() {
             if self.disk().usable(&chain, spec).is_some() {
                 continue;
             }
@@ -140,13 +149,9 @@ impl Rotator {
         issuer.webroot.publish(&public)?;
         disk.activate(issuer, &*self.clock)?;
         let mut active = BTreeMap::new();
-        for (name, spec) in &issuer.chains {
-            let chain = KeyRef {
-                issuer: Arc::clone(&issuer.name),
-                key: Arc::clone(name),
-            };
+        for (chain, spec) in issuer.keys() {
             if let Some(record) = disk.usable(&chain, spec) {
-                active.insert(Arc::clone(name), Arc::new(disk.store.load(&record.jwk)?));
+                active.insert(chain.key, Arc::new(disk.store.load(&record.jwk)?));
             }
         }
         let url = issuer.webroot.url.clone();
@@ -188,11 +193,7 @@ impl Rotator {
         let now = disk.store.stamp(&*self.clock);
         let mut overdue = Vec::new();
         for issuer in &self.issuers {
-            for (name, spec) in &issuer.chains {
-                let chain = KeyRef {
-                    issuer: Arc::clone(&issuer.name),
-                    key: Arc::clone(name),
-                };
+            for (chain, spec) in issuer.keys() {
                 let activated = disk.usable(&chain, spec).and_then(|r| r.activated.as_ref());
                 let age = activated.map_or(Duration::ZERO, |at| at.age(&now));
                 if age > spec.lifespan {
@@ -223,13 +224,9 @@ impl Disk {
     }
 
     fn has_all_keys(&self, issuer: &IssuerSpec) -> bool {
-        issuer.chains.iter().all(|(name, spec)| {
-            let chain = KeyRef {
-                issuer: Arc::clone(&issuer.name),
-                key: Arc::clone(name),
-            };
-            self.usable(&chain, spec).is_some()
-        })
+        issuer
+            .keys()
+            .all(|(chain, spec)| self.usable(&chain, spec).is_some())
     }
 
     fn public_keys(&self, issuer: &str) -> Vec<Jwk> {
@@ -260,13 +257,8 @@ impl Disk {
     fn activate(&mut self, issuer: &IssuerSpec, clock: &dyn Clock) -> Result<(), StoreError> {
         let now = self.store.stamp(clock);
         let signing: Vec<String> = issuer
-            .chains
-            .iter()
-            .filter_map(|(name, spec)| {
-                let chain = KeyRef {
-                    issuer: Arc::clone(&issuer.name),
-                    key: Arc::clone(name),
-                };
+            .keys()
+            .filter_map(|(chain, spec)| {
                 self.usable(&chain, spec)
                     .map(|record| record.jwk.kid().to_owned())
             })

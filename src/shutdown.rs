@@ -6,22 +6,42 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// What SIGHUP means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// The terminal has gone: the end.
+    Stop,
+    /// Nothing: a daemon has no terminal.
+    Ignore,
+}
+
 /// Cancels `stop` at the first SIGTERM or SIGINT. The future ends at the second one: whoever is
 /// in such a hurry is not kept waiting.
 ///
 /// # Errors
 ///
 /// The signals cannot be caught.
-pub fn on_signals(stop: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
+pub fn on_signals(
+    stop: CancellationToken,
+    hangup: Hangup,
+) -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hung_up = signal(SignalKind::hangup())?;
     Ok(async move {
-        for action in ["stopping", "stopping at once"] {
+        let mut asked = 0;
+        while asked < 2 {
             let signal = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
+                _ = hung_up.recv() => "SIGHUP",
             };
-            tracing::info!(signal, "{action}");
+            if signal == "SIGHUP" && hangup == Hangup::Ignore {
+                tracing::warn!("SIGHUP is ignored: restart to read the configuration anew");
+                continue;
+            }
+            asked += 1;
+            tracing::info!(signal, "stopping");
             stop.cancel();
         }
     })

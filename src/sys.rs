@@ -120,6 +120,52 @@ pub fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What identifies the file that an open `/proc/PID` says the process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExeStat {
+    /// Device and inode.
+    pub id: (u64, u64),
+    /// Last change of the inode, seconds and nanoseconds.
+    pub ctime: (i64, u32),
+    /// Names that it has.
+    pub links: u32,
+}
+
+/// Looks at `exe` in an open `/proc/PID`, without asking the server of a network or FUSE file
+/// system: its owner chose it, and it may never answer.
+///
+/// # Errors
+///
+/// Those of `statx`.
+pub fn stat_exe(proc: BorrowedFd<'_>) -> io::Result<ExeStat> {
+    let mut stat = mem::MaybeUninit::<libc::statx>::zeroed();
+    let wanted = libc::STATX_INO | libc::STATX_CTIME | libc::STATX_NLINK;
+    // SAFETY: the descriptor is open for the length of the borrow, the path is a literal with its
+    // NUL, and the kernel writes one `statx` into the live, exclusive buffer.
+    let result = unsafe {
+        libc::statx(
+            proc.as_raw_fd(),
+            c"exe".as_ptr(),
+            libc::AT_STATX_DONT_SYNC,
+            wanted,
+            stat.as_mut_ptr(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: every field is an integer, for which the zeroes it was made of are valid too.
+    let stat = unsafe { stat.assume_init() };
+    Ok(ExeStat {
+        id: (
+            libc::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            stat.stx_ino,
+        ),
+        ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        links: stat.stx_nlink,
+    })
+}
+
 #[cfg(test)]
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 mod tests {

@@ -68,8 +68,8 @@ fn another_identity_than_ones_own_is_refused_with_the_code_of_no_identity() {
     assert_eq!(code(&sandbox.run(&foreign)), 3);
     let malformed = ["fetch-jwt", "--audience", "a", "--spiffe-id", "other"];
     let output = sandbox.run(&malformed);
-    assert_eq!(code(&output), 1);
-    assert!(text(&output.stderr).contains("invalid requested SPIFFE ID"));
+    assert_eq!(code(&output), 2);
+    assert!(text(&output.stderr).contains("it must start with spiffe://"));
     let wrong_hint = ["fetch-jwt", "--audience", "a", "--hint", "none"];
     assert_eq!(code(&sandbox.run(&wrong_hint)), 3);
 }
@@ -130,10 +130,14 @@ fn a_token_is_validated_from_standard_input_or_a_file_and_never_from_an_argument
 
     let empty = run_with_input(&sandbox, &check, "");
     assert_eq!(code(&empty), 1);
-    assert_eq!(
-        code(&sandbox.run(&["validate-jwt", "--audience", "vault", &token])),
-        2
+    let argument = sandbox.run(&["validate-jwt", "--audience", "vault", &token]);
+    assert_eq!(code(&argument), 2);
+    let message = text(&argument.stderr);
+    assert!(
+        !message.contains(&token) && message.contains("standard input"),
+        "{message}"
     );
+    assert_eq!(code(&sandbox.run(&["validate-jwt", "--audience", ""])), 2);
 }
 
 #[test]
@@ -240,4 +244,41 @@ fn nothing_is_printed_about_a_reader_that_went_away() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn a_socket_that_cannot_be_used_is_told_from_an_agent_that_is_not_there() {
+    let sandbox = Sandbox::new("");
+    let fetch = |socket: &str| {
+        let output = sandbox.run(&["fetch-jwt", "--audience", "a", "--socket", socket]);
+        (code(&output), text(&output.stderr))
+    };
+    let (exit, message) = fetch("/nonexistent/api.sock");
+    assert!(
+        exit == 4 && message.contains("start one with agent run"),
+        "{exit} {message}"
+    );
+    assert_eq!(message.matches("os error").count(), 1, "{message}");
+    let (exit, message) = fetch(&format!("/{}", "x".repeat(120)));
+    assert!(
+        exit == 1 && message.contains("107 bytes"),
+        "{exit} {message}"
+    );
+
+    let path = sandbox.path("other.sock");
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in other.incoming() {
+            let mut stream = stream.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .unwrap();
+            let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+        }
+    });
+    let (exit, message) = fetch(path.to_str().unwrap());
+    assert!(
+        exit == 4 && message.contains("is no agent"),
+        "{exit} {message}"
+    );
 }

@@ -260,3 +260,32 @@ fn dev_serves_without_configuration_prints_a_working_token_and_cleans_up() {
         "nothing is left behind"
     );
 }
+
+#[test]
+fn dev_changes_nothing_that_somebody_else_wrote() {
+    let temporary = tempfile::tempdir().unwrap();
+    let own = temporary.path().join("agent.conf");
+    fs::write(&own, "mine").unwrap();
+    fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let dev = || {
+        let mut command = Command::new(binary());
+        command.args(["dev", "--dir"]).arg(temporary.path());
+        command
+    };
+    let refused = dev().output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("choose another directory with --dir"));
+    assert_eq!(
+        fs::read_dir(temporary.path()).unwrap().count(),
+        1,
+        "nothing was written"
+    );
+
+    fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let mut child = dev().stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 1];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fs::read_to_string(own).unwrap(), "mine");
+}

@@ -105,3 +105,20 @@ fn a_link_in_the_place_of_the_file_is_replaced_and_its_target_untouched() {
     });
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
+
+#[test]
+fn the_group_is_the_configured_one_even_where_the_directory_hands_down_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let (sandbox, file) = sandbox("elsewhere/token", "group = \"0\"\n  mode = \"0440\"");
+    let directory = file.parent().unwrap();
+    fs::create_dir(directory).unwrap();
+    std::os::unix::fs::chown(directory, Some(0), Some(1002)).unwrap();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o2755)).unwrap();
+    let _agent = sandbox.start();
+    wait_for(&file);
+    assert_eq!(fs::metadata(&file).unwrap().gid(), 0);
+}

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use aws_lc_rs::digest::{Context, SHA256};
-use tokio::sync::Semaphore;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::proc::ProcDir;
+use crate::sys::ExeStat;
+use aws_lc_rs::digest::{Context, SHA256};
 
 /// How many hashes are remembered; beyond that all are forgotten, which costs time and nothing
 /// else.
@@ -39,64 +38,50 @@ impl FileState {
 }
 
 /// Hashes programs and remembers the results.
-#[derive(Debug)]
-pub struct Hasher {
-    remembered: Arc<Mutex<HashMap<FileState, String>>>,
-    /// One file at a time: two callers of one program wait for one hash.
-    turn: Arc<Semaphore>,
-}
+#[derive(Debug, Default)]
+pub struct Hasher(Mutex<HashMap<FileState, String>>);
 
 impl Hasher {
-    /// A hasher that remembers nothing yet.
-    pub fn new() -> Self {
-        Self {
-            remembered: Arc::default(),
-            turn: Arc::new(Semaphore::new(1)),
-        }
-    }
-
-    /// The hash of the file that a process runs, in lower-case hexadecimal.
+    /// The hash of the file that a process runs, in lower-case hexadecimal; `None` where it is
+    /// larger than the limit. Reads the file unless its state is remembered.
     ///
     /// # Errors
     ///
-    /// What the kernel says; `FileTooLarge` beyond `size_limit`; `Other` where the file changed
-    /// while it was read.
-    pub async fn hash(&self, proc: &ProcDir, size_limit: Option<u64>) -> io::Result<String> {
+    /// What the kernel says; `Other` where the process runs another file than `exe` by now, or the
+    /// file changed while it was read.
+    pub fn hash(
+        &self,
+        proc: &ProcDir,
+        exe: &ExeStat,
+        size_limit: Option<u64>,
+    ) -> io::Result<Option<String>> {
         let file = proc.open_exe()?;
         let state = FileState::of(&file)?;
+        let changed = || io::Error::other("the program changed meanwhile");
+        if (state.dev, state.ino) != exe.id {
+            return Err(changed());
+        }
         if size_limit.is_some_and(|limit| state.size > limit) {
-            return Err(io::ErrorKind::FileTooLarge.into());
+            return Ok(None);
         }
-        if let Some(known) = recall(&self.remembered, &state) {
-            return Ok(known);
+        if let Some(known) = self.remembered().get(&state) {
+            return Ok(Some(known.clone()));
         }
-        let turn = Arc::clone(&self.turn).acquire_owned().await;
-        let remembered = Arc::clone(&self.remembered);
-        let work = move || {
-            let _turn = turn;
-            if let Some(known) = recall(&remembered, &state) {
-                return Ok(known);
-            }
-            let digest = digest(&file)?;
-            if FileState::of(&file)? != state {
-                return Err(io::Error::other("the file changed while it was read"));
-            }
-            let mut all = remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            if all.len() >= MAX_REMEMBERED {
-                all.clear();
-            }
-            all.insert(state, digest.clone());
-            Ok(digest)
-        };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(io::Error::other)?
+        let digest = digest(&file)?;
+        if FileState::of(&file)? != state {
+            return Err(changed());
+        }
+        let mut all = self.remembered();
+        if all.len() >= MAX_REMEMBERED {
+            all.clear();
+        }
+        all.insert(state, digest.clone());
+        Ok(Some(digest))
     }
-}
 
-fn recall(remembered: &Mutex<HashMap<FileState, String>>, state: &FileState) -> Option<String> {
-    let all = remembered.lock().unwrap_or_else(PoisonError::into_inner);
-    all.get(state).cloned()
+    fn remembered(&self) -> MutexGuard<'_, HashMap<FileState, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn digest(mut file: &File) -> io::Result<String> {
@@ -117,4 +102,29 @@ fn digest(mut file: &File) -> io::Result<String> {
         let _ = write!(text, "{byte:02x}");
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proc::Exe;
+
+    #[test]
+    fn the_hash_is_that_of_the_program_that_was_verified_or_there_is_none() {
+        let own = std::process::id().cast_signed();
+        let proc = ProcDir::open(own).unwrap();
+        let Exe::File(exe) = proc.exe().unwrap() else {
+            panic!("our own program is known");
+        };
+        let hasher = Hasher::default();
+        let digest = hasher.hash(&proc, &exe, None).unwrap().unwrap();
+        assert_eq!(digest.len(), 64);
+        assert_eq!(hasher.hash(&proc, &exe, None).unwrap(), Some(digest));
+        assert_eq!(hasher.hash(&proc, &exe, Some(1)).unwrap(), None);
+        let other = ExeStat {
+            id: (exe.id.0, exe.id.1 + 1),
+            ..exe
+        };
+        assert!(hasher.hash(&proc, &other, None).is_err());
+    }
 }

@@ -9,22 +9,32 @@ pub mod hash;
 pub mod names;
 pub mod unix;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::hash::Hasher;
 use self::names::Names;
-use self::unix::UnixSpec;
+use self::unix::{Search, UnixSpec};
 use crate::entry::EntrySet;
-use crate::peer::{Peer, PeerError};
+use crate::peer::{Peer, PeerError, Wants};
+use crate::proc::ProcDir;
 use crate::selector::{Selector, SelectorSet};
+
+/// How long the look at a program may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Users whose turns are remembered before idle ones are forgotten.
+const MAX_TURNS: usize = 1024;
 
 /// Finds the selectors of callers.
 #[derive(Debug)]
 pub struct WorkloadAttestor {
     unix: UnixSpec,
-    hasher: Hasher,
+    hasher: Arc<Hasher>,
+    /// Who looks at programs at the moment, by user.
+    turns: Mutex<HashMap<u32, Arc<Semaphore>>>,
     names: watch::Receiver<Arc<Names>>,
     own_user_namespace: Option<(u64, u64)>,
 }
@@ -38,7 +48,8 @@ impl WorkloadAttestor {
             .and_then(|proc| proc.user_namespace().ok());
         Self {
             unix,
-            hasher: Hasher::new(),
+            hasher: Arc::default(),
+            turns: Mutex::default(),
             names,
             own_user_namespace,
         }
@@ -51,45 +62,107 @@ impl WorkloadAttestor {
     /// The process is not, or is no longer, the one that connected. The connection must not be
     /// used again.
     pub async fn attest(&self, peer: &Peer, entries: &EntrySet) -> Result<SelectorSet, PeerError> {
-        let result = self.observe(peer, entries).await;
+        let result = match self.observe(peer, entries).await {
+            // Another call on this connection may have found a contradiction meanwhile.
+            Ok(_) if peer.is_refused() => Err(PeerError::Refused),
+            result => result,
+        };
         if result.is_err() {
             peer.refuse();
         }
         result
     }
 
+    /// Facts about the program: those that were kept, or new ones. They are looked for beside the
+    /// threads that serve, for a limited time, and one at a time for each user: the file system
+    /// that the program lies on is its owner's choice, and may never answer.
+    async fn program(&self, peer: &Peer, proc: &Arc<ProcDir>, wanted: Wants) -> Vec<Selector> {
+        if let Some(kept) = peer.kept(wanted) {
+            return kept;
+        }
+        let exe = peer.exe();
+        let search = Search {
+            proc: Arc::clone(proc),
+            exe,
+            wanted,
+            spec: self.unix,
+            own_user_namespace: self.own_user_namespace,
+            hasher: Arc::clone(&self.hasher),
+        };
+        let turn = self.turn_of(peer.uid());
+        let looked = async {
+            let turn = turn.acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                search.run()
+            })
+            .await
+        };
+        match tokio::time::timeout(TIMEOUT, looked).await {
+            Ok(Ok(Ok(found))) => {
+                peer.keep(exe, wanted, found.clone());
+                found
+            }
+            Ok(Ok(Err(reason))) => {
+                tracing::warn!(pid = peer.pid(), uid = peer.uid(), %reason, "the program cannot be told");
+                Vec::new()
+            }
+            _ => {
+                let seconds = TIMEOUT.as_secs();
+                tracing::warn!(
+                    pid = peer.pid(),
+                    uid = peer.uid(),
+                    seconds,
+                    "the program cannot be told in time"
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    fn turn_of(&self, uid: u32) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if turns.len() >= MAX_TURNS {
+            turns.retain(|_, turn| turn.available_permits() == 0);
+        }
+        let turn = turns
+            .entry(uid)
+            .or_insert_with(|| Arc::new(Semaphore::new(1)));
+        Arc::clone(turn)
+    }
+
     async fn observe(&self, peer: &Peer, entries: &EntrySet) -> Result<SelectorSet, PeerError> {
-        let proc = peer.verify()?;
+        if peer.is_refused() {
+            return Err(PeerError::Refused);
+        }
+        let proc = Arc::new(peer.verify()?);
         let spec = self.unix;
         let mut found = unix::cheap(peer, &self.names.borrow());
-        if spec.discover_path && needs_program(entries, &found) {
-            let program = match peer.kept() {
-                Some(kept) => kept,
-                None => {
-                    let exe = peer.exe();
-                    let namespace = self.own_user_namespace;
-                    let program = unix::program(&proc, &exe, spec, namespace, &self.hasher).await;
-                    peer.keep(exe, program.clone());
-                    program
-                }
-            };
-            found.extend(program);
+        if spec.discover_path {
+            let wanted = wanted_of_program(entries, &found);
+            // A tracer acts through the process it traces, whatever program that is.
+            if wanted.is_something() && !proc.is_traced()? {
+                found.extend(self.program(peer, &proc, wanted).await);
+            }
         }
         peer.verify_again(&proc)?;
         Ok(found.into_iter().collect())
     }
 }
 
-/// Whether some entry asks for facts about the program and for nothing else that is missing.
-fn needs_program(entries: &EntrySet, found: &[Selector]) -> bool {
-    entries.iter().any(|entry| {
-        let mut about_program = false;
-        entry.selectors.iter().all(|selector| {
-            let about = unix::is_about_program(selector);
-            about_program |= about;
-            about || found.contains(selector)
-        }) && about_program
-    })
+/// The facts about the program by which some entry would match that lacks nothing else.
+fn wanted_of_program(entries: &EntrySet, found: &[Selector]) -> Wants {
+    let mut wanted = Wants::default();
+    for entry in entries.iter() {
+        let about = |selector: &Selector| unix::wants(selector).is_something();
+        let missing = |selector: &Selector| !about(selector) && !found.contains(selector);
+        if !entry.selectors.iter().any(missing) {
+            for selector in entry.selectors.iter() {
+                wanted = wanted.or(unix::wants(selector));
+            }
+        }
+    }
+    wanted
 }
 
 #[cfg(test)]
@@ -97,6 +170,11 @@ mod tests {
     use super::*;
     use crate::entry::tests::entry;
     use crate::peer::tests::this_process;
+
+    const PATH: Wants = Wants {
+        path: true,
+        sha256: false,
+    };
 
     fn attestor(discover_path: bool) -> WorkloadAttestor {
         let spec = UnixSpec {
@@ -126,9 +204,19 @@ mod tests {
             attestor(discover).attest(&peer, &entries).await.unwrap()
         };
         assert!(!texts(&attest(&other, true).await).contains(&path));
-        assert!(peer.kept().is_none());
+        assert!(peer.kept(PATH).is_none());
         assert!(!texts(&attest(&own, false).await).contains(&path));
         assert!(texts(&attest(&own, true).await).contains(&path));
-        assert!(peer.kept().is_some());
+        assert!(peer.kept(PATH).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_refused_stays_refused() {
+        let peer = this_process();
+        let entries = EntrySet::default();
+        assert!(attestor(true).attest(&peer, &entries).await.is_ok());
+        peer.refuse();
+        let refused = attestor(true).attest(&peer, &entries).await;
+        assert!(matches!(refused, Err(PeerError::Refused)));
     }
 }

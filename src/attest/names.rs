@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::{Group, User};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -83,36 +84,40 @@ fn of(names: &BTreeMap<String, u32>, number: u32) -> impl Iterator<Item = &str> 
     named.map(|(name, _)| name.as_str())
 }
 
-/// One round on a thread of its own, given up after the timeout: the thread ends by itself.
-async fn look_up_in_time(wanted: &Arc<WantedNames>) -> Result<Names, String> {
-    let wanted = Arc::clone(wanted);
-    let round = tokio::task::spawn_blocking(move || Names::look_up(&wanted));
-    match tokio::time::timeout(TIMEOUT, round).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
-    }
-}
-
 /// Keeps the names fresh.
 #[derive(Debug)]
 pub struct NameKeeper {
     wanted: Arc<WantedNames>,
     names: watch::Sender<Arc<Names>>,
+    /// The look-up that is going on: there is one at a time, however long it hangs.
+    round: Option<JoinHandle<Result<Names, String>>>,
 }
 
 impl NameKeeper {
     /// Looks up all names once, so that the first caller finds them.
     pub async fn start(wanted: WantedNames) -> Self {
-        let wanted = Arc::new(wanted);
-        let names = look_up_in_time(&wanted).await.unwrap_or_else(|reason| {
-            tracing::warn!(%reason, "user and group names cannot be looked up");
-            Names::default()
-        });
-        Self {
-            wanted,
-            names: watch::Sender::new(Arc::new(names)),
+        let mut keeper = Self {
+            wanted: Arc::new(wanted),
+            names: watch::Sender::default(),
+            round: None,
+        };
+        match keeper.look_up().await {
+            Ok(names) => drop(keeper.names.send_replace(Arc::new(names))),
+            Err(reason) => tracing::warn!(%reason, "user and group names cannot be looked up"),
         }
+        keeper
+    }
+
+    /// Starts a look-up, or waits on for the one that hangs.
+    async fn look_up(&mut self) -> Result<Names, String> {
+        let round = self.round.get_or_insert_with(|| {
+            let wanted = Arc::clone(&self.wanted);
+            tokio::task::spawn_blocking(move || Names::look_up(&wanted))
+        });
+        let ended = tokio::time::timeout(TIMEOUT, round).await;
+        let ended = ended.map_err(|_| format!("no answer within {} s", TIMEOUT.as_secs()))?;
+        self.round = None;
+        ended.map_err(|error| error.to_string())?
     }
 
     /// The last answers, now and later.
@@ -121,7 +126,7 @@ impl NameKeeper {
     }
 
     /// Looks them up again and again.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut answered = Instant::now();
         loop {
             tokio::select! {
@@ -131,7 +136,7 @@ impl NameKeeper {
             if self.wanted.users.is_empty() && self.wanted.groups.is_empty() {
                 continue;
             }
-            match look_up_in_time(&self.wanted).await {
+            match self.look_up().await {
                 Ok(names) => {
                     answered = Instant::now();
                     self.names.send_if_modified(|old| {

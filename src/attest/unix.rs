@@ -1,15 +1,19 @@
 //! The `unix` attestor: user, groups and program of a process.
 
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstat;
 
 use super::hash::Hasher;
 use super::names::Names;
-use crate::peer::Peer;
+use crate::peer::{Peer, Wants};
 use crate::proc::{Exe, ProcDir, path_text};
 use crate::selector::Selector;
+use crate::sys::ExeStat;
 
 /// The selector type of this attestor.
 pub const KIND: &str = "unix";
@@ -79,10 +83,13 @@ pub fn check(selector: &Selector) -> Result<Wanted, String> {
     }
 }
 
-/// Whether a selector speaks of the program: a narrowing within one user, no boundary.
-pub fn is_about_program(selector: &Selector) -> bool {
-    selector.kind() == KIND
-        && (selector.value().starts_with(PATH) || selector.value().starts_with(SHA256))
+/// What a selector wants to know of the program: a narrowing within one user, no boundary.
+pub fn wants(selector: &Selector) -> Wants {
+    let unix = selector.kind() == KIND;
+    Wants {
+        path: unix && selector.value().starts_with(PATH),
+        sha256: unix && selector.value().starts_with(SHA256),
+    }
 }
 
 /// User and groups, by number and by those names that somebody asks for.
@@ -106,65 +113,80 @@ pub fn cheap(peer: &Peer, names: &Names) -> Vec<Selector> {
     found
 }
 
-/// Path and hash of the program, each only where it is certain.
-pub async fn program(
-    proc: &ProcDir,
-    exe: &Exe,
-    spec: UnixSpec,
-    own_user_namespace: Option<(u64, u64)>,
-    hasher: &Hasher,
-) -> Vec<Selector> {
-    let Exe::File { id, .. } = *exe else {
-        return Vec::new();
-    };
-    // A tracer acts through the process it traces, whatever program that is.
-    if proc.is_traced().unwrap_or(true) {
-        return Vec::new();
-    }
-    let mut found = Vec::new();
-    if let Some(path) = certain_path(proc, id, own_user_namespace) {
-        found.extend(Selector::from_parts(KIND, format!("{PATH}{path}")));
-    }
-    if spec.hash {
-        match hasher.hash(proc, spec.size_limit).await {
-            Ok(digest) => found.extend(Selector::from_parts(KIND, format!("{SHA256}{digest}"))),
-            Err(reason) => tracing::debug!(%reason, "no unix:sha256 for this caller"),
+/// A look at the program of a process. May wait for file systems.
+#[derive(Debug)]
+pub struct Search {
+    /// The process.
+    pub proc: Arc<ProcDir>,
+    /// The program as it was when the process was verified.
+    pub exe: Exe,
+    /// What to find.
+    pub wanted: Wants,
+    /// What may be found.
+    pub spec: UnixSpec,
+    /// The user namespace of the agent.
+    pub own_user_namespace: Option<(u64, u64)>,
+    /// Computes hashes.
+    pub hasher: Arc<Hasher>,
+}
+
+impl Search {
+    /// Path and hash of the program, each only where it is certain. What is not found is not there:
+    /// it may be kept.
+    ///
+    /// # Errors
+    ///
+    /// Something did not work that may work the next time.
+    pub fn run(&self) -> io::Result<Vec<Selector>> {
+        let Exe::File(exe) = self.exe else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        if self.wanted.path
+            && let Some(path) = self.certain_path(&exe)?
+        {
+            found.extend(Selector::from_parts(KIND, format!("{PATH}{path}")));
         }
+        if self.wanted.sha256
+            && self.spec.hash
+            && let Some(digest) = self.hasher.hash(&self.proc, &exe, self.spec.size_limit)?
+        {
+            found.extend(Selector::from_parts(KIND, format!("{SHA256}{digest}")));
+        }
+        Ok(found)
     }
-    found
-}
 
-/// The path of the program, if the agent finds the very same file there.
-///
-/// The path that the kernel gives is that of the process's own mount namespace, where its owner
-/// can mount what he likes over `/usr/bin`. So the process must be in our user namespace, its
-/// file must still have a name, and that name must lead here to that inode, through no link.
-fn certain_path(
-    proc: &ProcDir,
-    id: (u64, u64),
-    own_user_namespace: Option<(u64, u64)>,
-) -> Option<String> {
-    let namespace = proc.user_namespace().ok()?;
-    let stat = proc.stat_exe().ok()?;
-    if Some(namespace) != own_user_namespace || stat.st_nlink == 0 {
-        return None;
-    }
-    let path = proc.exe_path().ok()?;
-    let here = inode_at(&path)?;
-    if here == id && (stat.st_dev, stat.st_ino) == id {
-        path_text(&path).map(str::to_owned)
-    } else {
-        None
+    /// The path of the program, if the agent finds the very same file there.
+    ///
+    /// The path that the kernel gives is that of the process's own mount namespace, where its owner
+    /// can mount what he likes over `/usr/bin`. So the process must be in our user namespace, its
+    /// file must still have a name, and that name must lead here to that inode, through no link.
+    fn certain_path(&self, exe: &ExeStat) -> io::Result<Option<String>> {
+        let namespace = self.proc.user_namespace()?;
+        if Some(namespace) != self.own_user_namespace || exe.links == 0 {
+            return Ok(None);
+        }
+        let path = self.proc.exe_path()?;
+        let same = inode_at(&path)? == Some(exe.id);
+        Ok(path_text(&path).filter(|_| same).map(str::to_owned))
     }
 }
 
-fn inode_at(path: &Path) -> Option<(u64, u64)> {
+/// What lies at a path that somebody else chose; nothing if it cannot be reached without links.
+fn inode_at(path: &Path) -> io::Result<Option<(u64, u64)>> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let fd = openat2(AT_FDCWD, path, how).ok()?;
-    let stat = fstat(&fd).ok()?;
-    Some((stat.st_dev, stat.st_ino))
+    match openat2(AT_FDCWD, path, how) {
+        Ok(fd) => {
+            let stat = fstat(&fd)?;
+            Ok(Some((stat.st_dev, stat.st_ino)))
+        }
+        Err(
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES | Errno::ENAMETOOLONG,
+        ) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 #[cfg(test)]

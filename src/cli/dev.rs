@@ -9,12 +9,14 @@ use anyhow::Context;
 use clap::Args;
 use nix::unistd::{Uid, geteuid, mkdtemp};
 
-use super::run::serve;
+use super::run::{Hangup, serve};
 use super::{Exit, Failure, Outcome, complain, say};
 use crate::config::Config;
+use crate::durable::{Attributes, Dir, Persistence};
 use crate::jose::jws::Unverified;
 use crate::telemetry;
 use crate::workload_api::client::WorkloadClient;
+use crate::workload_api::socket::MAX_SOCKET_PATH;
 
 /// Try the agent out: serve the current user, without any configuration, until Ctrl-C.
 #[derive(Debug, Args)]
@@ -26,27 +28,49 @@ pub struct DevArgs {
 }
 
 const AUDIENCE: &str = "test";
+/// The configuration, in the directory.
+const FILE: &str = "agent.conf";
+/// The longest name below the directory that a socket has.
+const SOCKET: &str = "/api/api.sock";
 
 pub(super) fn dev(args: &DevArgs) -> Outcome {
     let place = Place::choose(args)?;
     let text = configuration(&place.path);
-    let file = place.path.join("agent.conf");
-    let (config, _) = Config::parse(&file, &text)
+    let (config, _) = Config::parse(&place.path.join(FILE), &text)
         .map_err(|report| Failure::new(Exit::Config, anyhow::Error::msg(report.to_string())))?;
     telemetry::init(config.log);
-    std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     let client = WorkloadClient {
         socket: config.socket_path.clone(),
         timeout: Duration::from_secs(5),
         wait: true,
     };
     let path = place.path.clone();
-    serve(config, || async move {
+    let served = serve(config, Hangup::Stop, || async move {
+        let kept = keep_configuration(&path, &text)?;
         let svids = client.fetch_jwt(&[AUDIENCE.to_owned()], None).await?;
         let token = svids.first().map_or("", |svid| &svid.svid);
-        say(welcome(&path, token)?)?;
+        say(welcome(&path, kept, token)?)?;
         Ok(())
-    })
+    });
+    served.map_err(|failure| failure.with_help("choose another directory with --dir"))
+}
+
+/// Keeps the configuration beside the rest, to be read and changed; one that somebody else wrote
+/// or changed stays as it is. Tells whether it is there.
+fn keep_configuration(directory: &Path, text: &str) -> anyhow::Result<bool> {
+    let dir = Dir::open(directory)?;
+    match dir.read(FILE) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            dir.replace(
+                FILE,
+                text.as_bytes(),
+                Attributes::own(0o600),
+                Persistence::Volatile,
+            )?;
+            Ok(true)
+        }
+        found => Ok(found.is_ok_and(|found| found == text.as_bytes())),
+    }
 }
 
 /// Where the agent lives.
@@ -69,6 +93,12 @@ impl Place {
                 )
             }
         };
+        let length = std::path::absolute(&path)?.as_os_str().len() + SOCKET.len();
+        anyhow::ensure!(
+            length <= MAX_SOCKET_PATH,
+            "{} is too long for the path of a socket, which has {MAX_SOCKET_PATH} bytes at most: choose a shorter directory with --dir",
+            path.display()
+        );
         if !temporary {
             let made = std::fs::DirBuilder::new()
                 .recursive(true)
@@ -149,7 +179,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// What somebody sees who starts it for the first time.
-fn welcome(directory: &Path, token: &str) -> anyhow::Result<String> {
+fn welcome(directory: &Path, kept: bool, token: &str) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("this program cannot be found")?;
     let agent = shell(&program);
     let socket = shell(Path::new(&format!(
@@ -173,8 +203,11 @@ fn welcome(directory: &Path, token: &str) -> anyhow::Result<String> {
         ("socket", "api/api.sock"),
         ("token file", "tokens/me"),
         ("webroot", "webroot/dev"),
-        ("configuration", "agent.conf"),
+        ("configuration", FILE),
     ] {
+        if place == FILE && !kept {
+            continue;
+        }
         writeln!(text, "  {name:<14} {}", directory.join(place).display())?;
     }
     writeln!(text)?;

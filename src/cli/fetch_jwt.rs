@@ -5,11 +5,12 @@ use std::time::SystemTime;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Exit, Outcome, SocketArgs, runtime, say};
+use super::{Exit, Outcome, SocketArgs, parse_audience, runtime, say};
 use crate::clock::{Clock, SystemClock, from_unix_seconds};
 use crate::config::show_duration;
 use crate::jose::jws::Unverified;
 use crate::pb::Jwtsvid;
+use crate::spiffe_id::SpiffeId;
 
 /// Fetch a JWT-SVID for the calling process.
 #[derive(Debug, Args)]
@@ -18,12 +19,12 @@ use crate::pb::Jwtsvid;
   curl -H \"Authorization: Bearer $(agent fetch-jwt --audience api --output token)\" ...")]
 pub struct FetchJwtArgs {
     /// Whom the token is for; may be given several times.
-    #[arg(long, value_name = "AUDIENCE", required = true)]
+    #[arg(long, value_name = "AUDIENCE", required = true, value_parser = parse_audience)]
     audience: Vec<String>,
 
     /// Fetch this identity only.
     #[arg(long, value_name = "ID")]
-    spiffe_id: Option<String>,
+    spiffe_id: Option<SpiffeId>,
 
     /// Fetch only the identity with this hint.
     #[arg(long, value_name = "HINT")]
@@ -49,8 +50,10 @@ enum TokenFormat {
 
 pub(super) fn fetch_jwt(args: &FetchJwtArgs) -> Outcome {
     let client = args.socket.client();
-    let mut svids =
-        runtime()?.block_on(client.fetch_jwt(&args.audience, args.spiffe_id.as_deref()))?;
+    let mut svids = runtime()?.block_on(client.fetch_jwt(
+        &args.audience,
+        args.spiffe_id.as_ref().map(SpiffeId::as_str),
+    ))?;
     if let Some(hint) = &args.hint {
         svids.retain(|svid| svid.hint == *hint);
         if svids.is_empty() {

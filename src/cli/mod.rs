@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::parse_duration;
+use crate::entry::{Audience, AudienceError};
 use crate::workload_api::client::{ClientError, WorkloadClient};
 
 /// How a command ended, as its exit code tells.
@@ -67,12 +68,24 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The same failure, and what to do about it.
+    fn with_help(self, help: &str) -> Self {
+        let reason = anyhow::anyhow!("{}; {help}", explain(&self.reason));
+        Self { reason, ..self }
+    }
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(reason: E) -> Self {
         let reason = reason.into();
         let exit = match reason.downcast_ref::<ClientError>() {
             Some(ClientError::NoIdentity(_)) => Exit::NoIdentity,
-            Some(ClientError::NobodyListens { .. } | ClientError::Unavailable(_)) => Exit::NoAgent,
+            Some(
+                ClientError::NobodyListens { .. }
+                | ClientError::Unavailable(_)
+                | ClientError::NotAnAgent { .. },
+            ) => Exit::NoAgent,
             _ => Exit::Failure,
         };
         Self { exit, reason }
@@ -93,7 +106,7 @@ const DEFAULT_SOCKET: &str = "/run/agent/api/api.sock";
 /// Short-lived identities for the processes of this machine: SPIFFE JWT-SVIDs over a Unix socket
 /// and in files, and the documents by which others come to trust them.
 #[derive(Debug, Parser)]
-#[command(name = "agent", version = VERSION, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "agent", version = VERSION, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -168,8 +181,15 @@ fn parse_socket(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(path))
 }
 
+/// An audience as the agent would take it.
+fn parse_audience(text: &str) -> Result<String, AudienceError> {
+    text.parse::<Audience>().map(|_| text.to_owned())
+}
+
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "give a duration such as 5s or 1m".to_owned())
+    parse_duration(text)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "give a duration such as 5s or 1m".to_owned())
 }
 
 /// Runs the command that the arguments of the process name.
@@ -177,13 +197,12 @@ pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Success
-            };
-            let _ = error.print();
-            return exit;
+            if !error.use_stderr() {
+                let _ = error.print();
+                return Exit::Success;
+            }
+            complain(usage(&error).trim_end());
+            return Exit::Usage;
         }
     };
     let outcome = match cli.command {
@@ -198,10 +217,35 @@ pub fn main() -> Exit {
         // The reader of our output went away, as `head` does.
         let closed = failure.reason.downcast_ref::<io::Error>();
         if closed.is_none_or(|error| error.kind() != io::ErrorKind::BrokenPipe) {
-            complain(format_args!("agent: {:#}", failure.reason));
+            complain(format_args!("agent: {}", explain(&failure.reason)));
         }
         failure.exit
     })
+}
+
+/// An error and its causes, each told once: many messages name their cause already.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text.push_str(colon);
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// What clap says about the command line, but for tokens that somebody put there.
+fn usage(error: &clap::Error) -> String {
+    let mut text = error.render().to_string();
+    for argument in std::env::args().filter(|argument| argument.starts_with("eyJ")) {
+        text = text.replace(&argument, "<a token>");
+        text.push_str(
+            "\nTokens are read from standard input or --file, where other users cannot see them.\n",
+        );
+    }
+    text
 }
 
 /// Prints a line for the user.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ConfigArgs, Exit, Failure, Outcome, complain};
 use crate::agent::{AgentError, Bound};
 use crate::config::Config;
+pub(super) use crate::shutdown::Hangup;
 use crate::shutdown::on_signals;
 use crate::telemetry;
 
@@ -35,15 +36,16 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
         let help = warning.help.as_deref().unwrap_or_default();
         tracing::warn!(place = %warning.place, help, "{}", warning.message);
     }
-    serve(config, || async {
+    let socket = config.socket_path.display().to_string();
+    serve(config, Hangup::Ignore, || async move {
         tell_systemd(&[NotifyState::Ready]);
-        tracing::info!("serving");
+        tracing::info!(version = super::VERSION, socket, "serving");
         Ok(())
     })
 }
 
 /// Serves a configuration, and calls `ready` once when everything works.
-pub(super) fn serve<F>(config: Config, ready: impl FnOnce() -> F) -> Outcome
+pub(super) fn serve<F>(config: Config, hangup: Hangup, ready: impl FnOnce() -> F) -> Outcome
 where
     F: Future<Output = Result<(), Failure>>,
 {
@@ -55,19 +57,24 @@ where
         .worker_threads(threads)
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve_until_told(config, ready));
+    let outcome = runtime.block_on(serve_until_told(config, hangup, ready));
     // Nothing that still blocks is worth waiting for.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve_until_told<F>(config: Config, ready: impl FnOnce() -> F) -> Outcome
+async fn serve_until_told<F>(config: Config, hangup: Hangup, ready: impl FnOnce() -> F) -> Outcome
 where
     F: Future<Output = Result<(), Failure>>,
 {
     let stop = CancellationToken::new();
-    let hurry = on_signals(stop.clone())?;
-    let bound = Bound::build(config).await?;
+    let hurry = on_signals(stop.clone(), hangup)?;
+    let mut hurry = std::pin::pin!(hurry);
+    let bound = tokio::select! {
+        bound = Bound::build(config) => bound?,
+        () = stop.cancelled() => return Ok(Exit::Success),
+        () = &mut hurry => return Ok(Exit::Success),
+    };
     let (told, is_ready) = oneshot::channel();
     let until = stop.clone();
     let start = async {
@@ -87,7 +94,7 @@ where
     let all = async { tokio::join!(bound.run(stop.clone(), told), start) };
     let (ran, started) = tokio::select! {
         both = all => both,
-        () = hurry => return Ok(Exit::Success),
+        () = &mut hurry => return Ok(Exit::Success),
         () = stopping => return Ok(Exit::Success),
     };
     started?;

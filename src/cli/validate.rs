@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{ConfigArgs, Exit, Outcome, complain, say};
-use crate::config::{Config, effective};
+use crate::config::Config;
 
 /// Check the configuration and print everything that is wrong with it.
 ///
@@ -32,7 +32,9 @@ pub(super) fn validate(args: &ValidateArgs) -> Outcome {
         complain(warning);
     }
     if args.print {
-        say(effective(path)?.trim_end())?;
+        let printed =
+            Config::print(path).map_err(|report| anyhow::Error::msg(report.to_string()))?;
+        say(printed.trim_end())?;
     } else {
         let count = |n: usize, what: &str, many: &str| {
             if n == 1 {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Exit, Outcome, OutputFormat, SocketArgs, complain, runtime, say};
+use super::{Exit, Outcome, OutputFormat, SocketArgs, complain, parse_audience, runtime, say};
 use crate::jose::decode_base64url;
 use crate::jose::jws::MAX_TOKEN_BYTES;
 use crate::workload_api::client::ClientError;
@@ -20,10 +20,10 @@ use crate::workload_api::client::ClientError;
   agent fetch-jwt --audience test --output token | agent validate-jwt --audience test")]
 pub struct ValidateJwtArgs {
     /// The audience that the token must be for.
-    #[arg(long, value_name = "AUDIENCE")]
+    #[arg(long, value_name = "AUDIENCE", value_parser = parse_audience)]
     audience: String,
 
-    /// Read the token from this file.
+    /// Read the token from this file; - is standard input.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 
@@ -69,10 +69,10 @@ fn read_token(args: &ValidateJwtArgs) -> anyhow::Result<String> {
     let limit = u64::try_from(MAX_TOKEN_BYTES).unwrap_or(u64::MAX) + 2;
     let mut text = String::new();
     match &args.file {
-        Some(path) => std::fs::File::open(path)
+        Some(path) if path.as_os_str() != "-" => std::fs::File::open(path)
             .and_then(|file| file.take(limit).read_to_string(&mut text))
             .with_context(|| format!("cannot read {}", path.display()))?,
-        None => std::io::stdin()
+        _ => std::io::stdin()
             .take(limit)
             .read_to_string(&mut text)
             .context("cannot read standard input")?,

@@ -1,94 +1,26 @@
 //! Makes sense of the blocks together: references, sums of durations, paths that must not meet.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostics, Place};
+use super::context::Context;
+use super::diagnostic::Diagnostics;
 use super::hcl::Block;
 use super::value::show_duration;
-use super::{Config, entries, issuers, label};
+use super::{Config, entries, issuers};
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
-use crate::entry::Entry;
-use crate::rotator::IssuerSpec;
 use crate::spiffe_id::TrustDomain;
 use crate::telemetry::{LogFormat, LogLevel, LogSpec};
 use crate::workload_api::Policy;
 use crate::workload_api::socket::MAX_SOCKET_PATH;
 
-/// What blocks need to know of each other while they are read.
-pub struct Context<'a> {
-    pub trust_domain: TrustDomain,
-    pub data_dir: PathBuf,
-    pub runtime_dir: PathBuf,
-    pub socket_path: PathBuf,
-    pub default_ttl: Duration,
-    pub max_ttl: Duration,
-    pub issuers: Vec<IssuerSpec>,
-    pub entries: Vec<Entry>,
-    pub names: WantedNames,
-    pub name_places: Vec<(String, Place)>,
-    pub report: &'a mut Diagnostics,
-}
-
-impl Context<'_> {
-    /// The directory that nobody else may look into.
-    pub fn private_dir(&self) -> PathBuf {
-        self.data_dir.join("private")
-    }
-
-    /// Remembers that the name of a user (or group) occurs.
-    pub fn want(&mut self, kind: &str, name: &str, place: &Place) {
-        let names = match kind {
-            "user" => &mut self.names.users,
-            _ => &mut self.names.groups,
-        };
-        if names.insert(name.to_owned()) {
-            self.name_places
-                .push((format!("{kind} {name}"), place.clone()));
-        }
-    }
-
-    /// Refuses a path that lies in a directory of the agent, or holds it.
-    pub fn refuse_private(&mut self, what: &str, path: &Path, place: &Place) {
-        let private = self.private_dir();
-        if path.starts_with(&private) || private.starts_with(path) {
-            let message = format!(
-                "{what} {} and {} hold each other",
-                path.display(),
-                private.display()
-            );
-            self.report.error(
-                place,
-                message,
-                "private/ of data_dir holds the keys and nothing else",
-            );
-        }
-        self.refuse_in_socket_dir(what, path, place);
-    }
-
-    /// Refuses a path in the directory of the workload socket, which containers mount whole.
-    pub fn refuse_in_socket_dir(&mut self, what: &str, path: &Path, place: &Place) {
-        let directory = self.socket_path.parent().unwrap_or(Path::new("/"));
-        if path.starts_with(directory) {
-            let message = format!(
-                "{what} {} lies in the directory of the workload socket",
-                path.display()
-            );
-            self.report.error(
-                place,
-                message,
-                "containers mount that directory, so the socket is alone in it",
-            );
-        }
-    }
-}
-
 /// Builds the configuration; `None` if too much is missing to go on. Errors go to `report`.
 pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     let Some(agent) = root.children("agent").next() else {
         let help = "write agent { trust_domain = \"example.org\" }";
-        report.error(&root.place, "there is no agent block", help);
+        if !root.mentions("agent") {
+            report.error(&root.place, "there is no agent block", help);
+        }
         return None;
     };
     let trust_domain = trust_domain(agent, report);
@@ -234,46 +166,4 @@ fn attestors(root: &Block, context: &mut Context<'_>) -> UnixSpec {
         }
     }
     spec
-}
-
-/// Finds the issuer or key that a block means: the one it names, or the only one there is.
-pub fn choose<'a, T>(
-    block: &Block,
-    option: &str,
-    candidates: &'a [(&str, T)],
-    report: &mut Diagnostics,
-) -> Option<&'a T> {
-    let names: Vec<_> = candidates.iter().map(|(name, _)| *name).collect();
-    match (block.text(option), candidates) {
-        (Some(wanted), _) => {
-            let found = candidates.iter().find(|(name, _)| *name == wanted);
-            if found.is_none() {
-                let message = format!("there is no {option} {wanted:?}");
-                report.error(
-                    block.place_of(option),
-                    message,
-                    super::value::nearest(&wanted, &names),
-                );
-            }
-            found.map(|(_, value)| value)
-        }
-        (None, [(_, only)]) => Some(only),
-        (None, []) => None,
-        (None, _) => {
-            let message = format!("{} does not say which {option}", block.spec.name);
-            let help = format!("add {option} = one of {}", names.join(", "));
-            report.error(&block.place, message, help);
-            None
-        }
-    }
-}
-
-/// Checks the label of a block that names something.
-pub fn name(block: &Block, report: &mut Diagnostics) -> std::sync::Arc<str> {
-    if !super::is_label(&block.label) {
-        let message = format!("{:?} is no name for {}", block.label, block.spec.name);
-        let help = "use letters, digits, '.', '-' and '_', and no '.' at the start";
-        report.error(&block.label_place, message, help);
-    }
-    label(&block.label)
 }

@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::build::{Context, choose, name};
+use super::context::{Context, choose, is_label, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
 use super::issuers::{block_claims, claims};
-use super::label;
 use super::value::{nearest, show_duration};
 use crate::attest::unix::{self, UnixSpec, Wanted};
 use crate::entry::{Audience, Entry, KeyRef};
@@ -142,7 +141,7 @@ fn selectors(block: &Block, unix: UnixSpec, context: &mut Context<'_>) -> Option
             help,
         );
     }
-    let path_only = !set.is_empty() && set.iter().all(unix::is_about_program);
+    let path_only = !set.is_empty() && set.iter().all(|s| unix::wants(s).is_something());
     if path_only && !block.flag("allow_path_only") {
         let help = "any user may run that program: add unix:uid or unix:user, or allow_path_only = true if every user is meant";
         context.report.error(
@@ -209,15 +208,15 @@ fn ttl(block: &Block, option: &str, context: &mut Context<'_>) -> Option<Duratio
 /// Reads all token files.
 pub fn build_token_files(root: &Block, context: &mut Context<'_>) -> Vec<TokenFileSpec> {
     root.children("token_file")
-        .filter_map(|block| token_file(block, context))
+        .filter_map(|block| token_file(root, block, context))
         .collect()
 }
 
-fn token_file(block: &Block, context: &mut Context<'_>) -> Option<TokenFileSpec> {
+fn token_file(root: &Block, block: &Block, context: &mut Context<'_>) -> Option<TokenFileSpec> {
     let path = Path::new(&block.label).to_owned();
     check_path(block, &path, context);
     let audience = audience(block, context);
-    let entry = entry(block, context)?;
+    let entry = entry(root, block, context)?;
     let audience = audience?;
     if !entry.allows(audience.as_slice()) {
         let message = format!("entry {:?} does not allow this audience", entry.id);
@@ -256,9 +255,31 @@ fn token_file(block: &Block, context: &mut Context<'_>) -> Option<TokenFileSpec>
         path,
         order,
         refresh_at,
-        mode: block.mode("mode")?,
+        mode: mode(block, context)?,
         create_directory: block.flag("create_directory") && below_tokens,
     })
+}
+
+fn mode(block: &Block, context: &mut Context<'_>) -> Option<u32> {
+    let mode = block.mode("mode")?;
+    let place = block.place_of("mode");
+    if mode & 0o133 != 0 {
+        let message =
+            format!("mode {mode:04o} lets others write the token, or somebody execute it");
+        context.report.error(
+            place,
+            message,
+            "0400 is for its owner, 0440 for a group too",
+        );
+    } else if mode & 0o004 != 0 {
+        let message = format!("mode {mode:04o} lets every user read the token");
+        context.report.warning(
+            place,
+            message,
+            "0400 is for its owner, 0440 for a group too",
+        );
+    }
+    Some(mode)
 }
 
 fn check_path(block: &Block, path: &Path, context: &mut Context<'_>) {
@@ -314,22 +335,23 @@ fn audience(block: &Block, context: &mut Context<'_>) -> Option<AudienceClaim> {
     }
 }
 
-fn entry(block: &Block, context: &mut Context<'_>) -> Option<Entry> {
+fn entry(root: &Block, block: &Block, context: &mut Context<'_>) -> Option<Entry> {
     let wanted = block.text("entry")?;
     let found = context
         .entries
         .iter()
         .find(|entry| *entry.id == *wanted)
         .cloned();
-    if found.is_none() {
-        let known: Vec<_> = context.entries.iter().map(|entry| &*entry.id).collect();
+    let written = root.children("entry").any(|block| block.label == wanted);
+    // One that is there and wrong has been complained about already.
+    if found.is_none() && !written {
+        let known: Vec<_> = root
+            .children("entry")
+            .map(|block| block.label.as_str())
+            .collect();
         let help = nearest(&wanted, &known);
-        // An entry that is there and wrong has been complained about already.
-        context.report.error(
-            block.place_of("entry"),
-            format!("there is no usable entry {wanted:?}"),
-            help,
-        );
+        let message = format!("there is no entry {wanted:?}");
+        context.report.error(block.place_of("entry"), message, help);
     }
     found
 }
@@ -339,7 +361,7 @@ fn account(block: &Block, option: &str, kind: &str, context: &mut Context<'_>) -
     if let Ok(id) = text.parse() {
         return Some(Account::Id(id));
     }
-    if !super::is_label(&text.replace(['@', '+', '$', '\\', ' '], "_")) {
+    if !is_label(&text.replace(['@', '+', '$', '\\', ' '], "_")) {
         let message = format!("{text:?} is no name of a {kind}");
         context
             .report
@@ -347,5 +369,5 @@ fn account(block: &Block, option: &str, kind: &str, context: &mut Context<'_>) -
         return None;
     }
     context.want(kind, &text, block.place_of(option));
-    Some(Account::Name(label(&text).to_string()))
+    Some(Account::Name(text))
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::diagnostic::{Diagnostics, Place};
 use super::options::{BlockSpec, NOT_NEEDED, Opt, Presence, RENAMED, ROOT};
+use super::syntax;
 use super::value::{Setting, nearest, read};
 
 /// A block with its options.
@@ -27,6 +28,8 @@ pub struct Block {
     given: BTreeMap<&'static str, (Setting, Place)>,
     /// The blocks in it, in order.
     pub blocks: Vec<Block>,
+    /// Kinds of blocks that are meant to be there, and are so wrong that they were left out.
+    broken: Vec<&'static str>,
 }
 
 /// Parses a file. A syntax error is reported alone; everything else all at once.
@@ -40,26 +43,11 @@ pub fn parse(file: &Path, text: &str, report: &mut Diagnostics) -> Option<Block>
                 line: error.location().line(),
                 column: error.location().column(),
             };
-            report.error(
-                &place,
-                format!("syntax: {}", error.message().trim()),
-                syntax_help(error.line()),
-            );
+            let help = syntax::help(text, error.line(), error.message());
+            let message = format!("syntax: {}", error.message().trim());
+            report.error(&place, message, help);
             None
         }
-    }
-}
-
-/// A guess at what was meant, for habits of the first version of HCL.
-fn syntax_help(line: &str) -> &'static str {
-    let code = line.split('#').next().unwrap_or_default();
-    let one_line = code.contains('{') && code.trim_end().ends_with('}') && !code.contains("= {");
-    if one_line {
-        "a block on one line holds one option and no block: put each on a line of its own"
-    } else if code.trim_start().starts_with('"') {
-        "names of options stand without quotes"
-    } else {
-        ""
     }
 }
 
@@ -98,21 +86,14 @@ impl<'a> Source<'a> {
         at: usize,
         report: &mut Diagnostics,
     ) -> Block {
-        let mut block = Block {
-            spec,
-            place: self.place(at),
-            label: String::new(),
-            label_place: self.place(at),
-            given: BTreeMap::new(),
-            blocks: Vec::new(),
-        };
+        let mut block = Block::absent(spec, "", &self.place(at));
         for structure in body {
             match structure {
                 Structure::Attribute(attribute) => self.attribute(&mut block, attribute, report),
-                Structure::Block(inner) => {
-                    let inner = self.block(spec, inner, report);
-                    block.blocks.extend(inner);
-                }
+                Structure::Block(inner) => match self.block(spec, inner, report) {
+                    Ok(inner) => block.blocks.push(inner),
+                    Err(broken) => block.broken.extend(broken),
+                },
             }
         }
         for option in spec.options {
@@ -129,7 +110,13 @@ impl<'a> Source<'a> {
         let name = attribute.key.as_str();
         let place = self.place(attribute.key.span().map_or(0, |span| span.start));
         let Some(option) = block.spec.options.iter().find(|option| option.name == name) else {
-            unknown(block.spec, name, &place, report);
+            if let Some(inner) = block.spec.blocks.iter().find(|inner| inner.name == name) {
+                block.broken.push(inner.name);
+                let help = format!("write {name} {{ ... }} without =");
+                report.error(&place, format!("{name} is a block"), help);
+            } else {
+                unknown(block.spec, name, &place, report);
+            }
             return;
         };
         match read(option.kind, &attribute.value, &|offset| self.place(offset)) {
@@ -151,12 +138,12 @@ impl<'a> Source<'a> {
         outer: &BlockSpec,
         inner: &HclBlock,
         report: &mut Diagnostics,
-    ) -> Option<Block> {
+    ) -> Result<Block, Option<&'static str>> {
         let name = inner.ident.as_str();
         let at = inner.ident.span().map_or(0, |span| span.start);
         let Some(spec) = outer.blocks.iter().find(|spec| spec.name == name) else {
             unknown(outer, name, &self.place(at), report);
-            return None;
+            return Err(None);
         };
         let mut block = self.body(spec, &inner.body, at, report);
         let wanted = usize::from(!spec.label.is_empty());
@@ -172,13 +159,13 @@ impl<'a> Source<'a> {
             };
             let help = format!("write {form}: {}", spec.doc);
             report.error(&block.place, message, help);
-            return None;
+            return Err(Some(spec.name));
         }
         if let Some(label) = inner.labels.first() {
             block.label = label.as_str().to_owned();
             block.label_place = self.place(label.span().map_or(at, |span| span.start));
         }
-        Some(block)
+        Ok(block)
     }
 }
 
@@ -235,11 +222,29 @@ fn check_repetition(blocks: &[Block], report: &mut Diagnostics) {
 }
 
 impl Block {
+    /// A block that is not written, with defaults alone.
+    pub fn absent(spec: &'static BlockSpec, label: &str, place: &Place) -> Self {
+        Self {
+            spec,
+            place: place.clone(),
+            label: label.to_owned(),
+            label_place: place.clone(),
+            given: BTreeMap::new(),
+            blocks: Vec::new(),
+            broken: Vec::new(),
+        }
+    }
+
     /// The blocks of one kind in it.
     pub fn children(&self, name: &str) -> impl Iterator<Item = &Block> {
         self.blocks
             .iter()
             .filter(move |block| block.spec.name == name)
+    }
+
+    /// Whether a block of this kind is there, or was meant to be.
+    pub fn mentions(&self, name: &str) -> bool {
+        self.children(name).next().is_some() || self.broken.contains(&name)
     }
 
     /// Where an option stands; the block itself where it is not written.

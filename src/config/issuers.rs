@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::build::{Context, name};
+use super::context::{Context, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
 use crate::entry::Claims;
@@ -52,10 +52,16 @@ pub fn build(root: &Block, context: &mut Context<'_>) {
                 );
             }
             webroots.push((directory.clone(), place.clone()));
-            context.issuers.push(issuer);
+            if context
+                .issuers
+                .iter()
+                .all(|other| other.name != issuer.name)
+            {
+                context.issuers.push(issuer);
+            }
         }
     }
-    if root.children("issuer").next().is_none() {
+    if !root.mentions("issuer") {
         let help = "write issuer \"main\" { url = \"https://...\" and a key block in it }";
         context
             .report
@@ -70,7 +76,7 @@ fn issuer(block: &Block, context: &mut Context<'_>) -> Option<IssuerSpec> {
         let label = self::name(key, context.report);
         chains.extend(key_spec(key, context).map(|spec| (label, spec)));
     }
-    if block.children("key").next().is_none() {
+    if !block.mentions("key") {
         let help = "write key \"main\" { algorithm = \"RS256\" } in it";
         context
             .report

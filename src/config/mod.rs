@@ -5,19 +5,21 @@
 //! module sees what was written, only what it means.
 
 mod build;
+mod context;
 pub mod diagnostic;
 mod entries;
 mod hcl;
 mod issuers;
 pub mod options;
 mod print;
+mod syntax;
 mod value;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use self::diagnostic::{Diagnostics, Place};
+use self::hcl::Block;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
 use crate::entry::Entry;
@@ -27,7 +29,6 @@ use crate::spiffe_id::TrustDomain;
 use crate::telemetry::LogSpec;
 use crate::workload_api::Policy;
 
-pub use self::print::effective;
 pub use self::value::{parse_duration, show_duration};
 
 /// The largest configuration that is read, in bytes.
@@ -73,23 +74,7 @@ impl Config {
     ///
     /// Everything that is wrong with it; the warnings too, if there is an error.
     pub fn load(path: &Path) -> Result<(Self, Diagnostics), Diagnostics> {
-        match read(path) {
-            Ok(text) => Self::parse(path, &text),
-            Err(reason) => {
-                let place = Place {
-                    file: path.into(),
-                    line: 1,
-                    column: 1,
-                };
-                let mut report = Diagnostics::default();
-                report.error(
-                    &place,
-                    reason,
-                    "name another file with --config, or start without one: agent dev",
-                );
-                Err(report)
-            }
-        }
+        Self::parse(path, &read(path)?)
     }
 
     /// Makes sense of a text; `path` is only for messages.
@@ -98,13 +83,19 @@ impl Config {
     ///
     /// As [`Config::load`].
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Diagnostics), Diagnostics> {
-        let mut report = Diagnostics::default();
-        let config =
-            hcl::parse(path, text, &mut report).and_then(|root| build::config(&root, &mut report));
-        match config {
-            Some(config) if !report.has_errors() => Ok((config, report.sorted())),
-            _ => Err(report.sorted()),
-        }
+        let (_, config, warnings) = understand(path, text)?;
+        Ok((config, warnings))
+    }
+
+    /// The configuration of a file as it is understood: everything that was written, and every
+    /// default.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn print(path: &Path) -> Result<String, Diagnostics> {
+        let (root, config, _) = understand(path, &read(path)?)?;
+        Ok(print::effective(&root, &config))
     }
 
     /// Looks up the names that occur and warns about those that nobody has.
@@ -126,30 +117,51 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    use std::io::Read;
-
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot read it: {error}"))?;
-    let read = file.take(MAX_CONFIG_BYTES).read_to_string(&mut text);
-    match read {
-        Ok(length) if u64::try_from(length) == Ok(MAX_CONFIG_BYTES) => {
-            Err("it is larger than 16 MiB".to_owned())
-        }
-        Ok(_) => Ok(text),
-        Err(error) => Err(format!("cannot read it: {error}")),
+fn understand(path: &Path, text: &str) -> Result<(Block, Config, Diagnostics), Diagnostics> {
+    let mut report = Diagnostics::default();
+    let root = hcl::parse(path, text, &mut report);
+    let config = root
+        .as_ref()
+        .and_then(|root| build::config(root, &mut report));
+    match (root, config) {
+        (Some(root), Some(config)) if !report.has_errors() => Ok((root, config, report.sorted())),
+        _ => Err(report.sorted()),
     }
 }
 
-/// A label as it is used in names and paths.
-fn is_label(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    (1..=255).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('.')
-}
+/// The text of a file.
+fn read(path: &Path) -> Result<String, Diagnostics> {
+    use std::io::{ErrorKind, Read};
 
-/// Shares a label.
-fn label(text: &str) -> Arc<str> {
-    text.into()
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_string(&mut text));
+    let (reason, help) = match read {
+        Ok(length) if u64::try_from(length) == Ok(MAX_CONFIG_BYTES) => {
+            ("it is larger than 16 MiB".to_owned(), "")
+        }
+        Ok(_) => return Ok(text),
+        Err(error) => {
+            let help = match error.kind() {
+                ErrorKind::NotFound => {
+                    "name another file with --config, or start without one: agent dev"
+                }
+                ErrorKind::PermissionDenied => "run as a user who may read it",
+                ErrorKind::IsADirectory => "name a file in it",
+                ErrorKind::InvalidData => "save it as UTF-8 text",
+                _ => "",
+            };
+            (format!("cannot read it: {error}"), help)
+        }
+    };
+    let place = Place {
+        file: path.into(),
+        line: 1,
+        column: 1,
+    };
+    let mut report = Diagnostics::default();
+    report.error(&place, reason, help);
+    Err(report)
 }
 
 #[cfg(test)]

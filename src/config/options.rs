@@ -35,8 +35,6 @@ pub enum Kind {
 pub enum Presence {
     /// It must be written.
     Required,
-    /// It may be left out, and nothing stands for it.
-    Optional,
     /// This stands for it, as it would be written.
     Default(&'static str),
     /// What stands for it depends on other options; told in words.
@@ -87,7 +85,7 @@ const fn secs(from: u64, to: u64) -> Kind {
 const DAY: u64 = 86_400;
 const YEAR: u64 = 365 * DAY;
 
-use Presence::{Default, Derived, Optional, Required};
+use Presence::{Default, Derived, Required};
 
 /// The file itself.
 #[rustfmt::skip]
@@ -151,8 +149,9 @@ static KEY: BlockSpec = BlockSpec {
     doc: "Keys of the issuer. A change of algorithm or size makes a new key; the old one stays published.",
 };
 
+/// The options of an attestor.
 #[rustfmt::skip]
-static ATTESTOR: BlockSpec = BlockSpec {
+pub static ATTESTOR: BlockSpec = BlockSpec {
     name: "attestor",
     label: "kind",
     options: &[
@@ -170,7 +169,7 @@ static ENTRY: BlockSpec = BlockSpec {
     options: &[
         opt("spiffe_id", Kind::Text, Required, "The identity: a SPIFFE ID with a path, of the own trust domain."),
         opt("selectors", Kind::Texts, Required, "What a caller must have, all of it."),
-        opt("audiences", Kind::Texts, Optional, "The only audiences that may be asked for; absent allows any."),
+        opt("audiences", Kind::Texts, Derived("any"), "The only audiences that may be asked for; absent allows any."),
         opt("jwt_svid_ttl", secs(1, YEAR), Derived("default_jwt_svid_ttl"), "Life of its tokens."),
         opt("hint", Kind::Text, Default("\"\""), "Tells a caller with several identities which one this is; at most 1024 bytes."),
         opt("claims", Kind::Object, Default("{}"), "Further claims, over those of the issuer."),

@@ -1,53 +1,82 @@
-//! The configuration as it is understood: every block that was written, with every option.
+//! The configuration as it is understood: every block, with every option and what stands for it.
 
 use std::fmt::Write;
-use std::path::Path;
 
-use super::diagnostic::Diagnostics;
-use super::hcl::{self, Block};
-use super::options::{Opt, Presence};
+use super::Config;
+use super::hcl::Block;
+use super::options::{BlockSpec, Presence};
 use super::value::{Setting, show_duration};
 
-/// Prints the configuration of a file that is known to be valid.
-///
-/// # Errors
-///
-/// The file cannot be read any more.
-pub fn effective(path: &Path) -> std::io::Result<String> {
-    let text = super::read(path).map_err(std::io::Error::other)?;
-    let root = hcl::parse(path, &text, &mut Diagnostics::default());
+/// Prints a configuration that is known to be valid; what is printed means the same.
+pub fn effective(root: &Block, config: &Config) -> String {
     let mut out = String::new();
-    for block in root.iter().flat_map(|root| &root.blocks) {
-        print_block(&mut out, block, 0);
+    for block in &root.blocks {
+        print_block(&mut out, block, config, 0);
         out.push('\n');
     }
-    Ok(out)
+    if root.children("attestor").next().is_none() {
+        let unix = Block::absent(&super::options::ATTESTOR, "unix", &root.place);
+        print_block(&mut out, &unix, config, 0);
+    }
+    out
 }
 
-fn print_block(out: &mut String, block: &Block, depth: usize) {
+fn print_block(out: &mut String, block: &Block, config: &Config, depth: usize) {
     let indent = "  ".repeat(depth);
-    let label = if block.spec.label.is_empty() {
+    let BlockSpec {
+        name,
+        label,
+        options,
+        ..
+    } = block.spec;
+    let label = if label.is_empty() {
         String::new()
     } else {
         format!(" {}", quoted(&block.label))
     };
-    let _ = writeln!(out, "{indent}{}{label} {{", block.spec.name);
-    for option in block.spec.options {
-        let _ = writeln!(out, "{indent}  {}", line(block, option));
+    let _ = writeln!(out, "{indent}{name}{label} {{");
+    for option in *options {
+        let name = option.name;
+        let written = block.setting(name).map(|setting| show(&setting));
+        let line = match (
+            written.or_else(|| derived(block, name, config)),
+            option.presence,
+        ) {
+            (Some(value), _) => format!("{name} = {value}"),
+            (None, Presence::Derived(from)) => format!("# {name}: {from}"),
+            (None, _) => continue,
+        };
+        let _ = writeln!(out, "{indent}  {line}");
     }
     for inner in &block.blocks {
-        print_block(out, inner, depth + 1);
+        print_block(out, inner, config, depth + 1);
     }
     let _ = writeln!(out, "{indent}}}");
 }
 
-fn line(block: &Block, option: &Opt) -> String {
-    let name = option.name;
-    match (block.setting(name), option.presence) {
-        (Some(setting), _) => format!("{name} = {}", show(&setting)),
-        (None, Presence::Derived(from)) => format!("# {name}: {from}"),
-        (None, _) => format!("# {name}: none"),
-    }
+/// What stands for an option that depends on others.
+fn derived(block: &Block, option: &str, config: &Config) -> Option<String> {
+    let issuer = || {
+        config
+            .issuers
+            .iter()
+            .find(|issuer| *issuer.name == *block.label)
+    };
+    let entry = || {
+        config
+            .entries
+            .iter()
+            .find(|entry| *entry.id == *block.label)
+    };
+    Some(match (block.spec.name, option) {
+        ("agent", "socket_path") => quoted(&config.socket_path.to_string_lossy()),
+        ("issuer", "webroot") => quoted(&issuer()?.webroot.directory.to_string_lossy()),
+        ("issuer", "jwks_uri") => quoted(&issuer()?.webroot.jwks_uri),
+        ("entry", "jwt_svid_ttl") => quoted(&show_duration(entry()?.ttl)),
+        ("entry", "issuer") => quoted(&entry()?.key.issuer),
+        ("entry", "key") => quoted(&entry()?.key.key),
+        _ => return None,
+    })
 }
 
 fn show(setting: &Setting) -> String {

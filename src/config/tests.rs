@@ -142,6 +142,37 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
             "is above max_ttl 24h",
         ),
         ("agent {", "agent \"x\" {", "agent takes no label"),
+        ("agent {", "agent = {", "write agent { ... } without ="),
+        (
+            agent,
+            "trust_domain = \"example.org\",\n",
+            "without a comma or semicolon",
+        ),
+        (
+            agent,
+            "trust_domain = 'example.org'\n",
+            "straight double quotes",
+        ),
+        (
+            agent,
+            "trust_domain = \"example.org\n",
+            "look for a missing } or",
+        ),
+        (
+            agent,
+            &with("trust_domain = \"b\""),
+            "stands twice in one block",
+        ),
+        (
+            "owner    = \"1001\"",
+            "mode = \"0777\"",
+            "lets others write the token",
+        ),
+        (
+            "owner    = \"1001\"",
+            "mode = \"0444\"",
+            "warning: mode 0444 lets every user read",
+        ),
         ("issuer \"main\" {", "issuer {", "issuer takes one label"),
         (
             "issuer \"main\" {",
@@ -297,6 +328,24 @@ fn habits_of_the_first_version_of_hcl_get_a_hint() {
         assert!(
             report.contains("syntax") && report.contains(help),
             "{report}"
+        );
+    }
+}
+
+#[test]
+fn one_mistake_is_told_once_and_not_again_for_all_that_leans_on_it() {
+    for (piece, other) in [
+        ("algorithm = \"RS256\"", "algorithm = \"none\""),
+        ("https://id.example.org", "https://ID.example.org"),
+        ("issuer \"main\" {", "issuer {"),
+        ("key \"main\" {", "key {"),
+        ("agent {", "agent = {"),
+    ] {
+        let report = complaints(piece, other);
+        assert_eq!(
+            report.matches(": error: ").count(),
+            1,
+            "{piece} -> {other}\n{report}"
         );
     }
 }

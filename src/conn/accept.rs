@@ -1,8 +1,10 @@
 //! The accept loop. An error there is one of three: of a connection that is gone already, of a
 //! machine that lacks something for the moment, or of a listener that is broken.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::io;
+use std::mem::Discriminant;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,7 +15,7 @@ use tokio::net::UnixListener;
 use tokio::time::{Sleep, sleep};
 
 use super::Conn;
-use crate::peer::{Namespaces, Peer};
+use crate::peer::{Namespaces, Peer, PeerError};
 
 /// How long to wait for descriptors or memory to be given back.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
@@ -24,6 +26,8 @@ pub struct Incoming {
     listener: UnixListener,
     namespaces: Namespaces,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Reasons for closing connections that the operator has heard of.
+    told: HashSet<Discriminant<PeerError>>,
 }
 
 impl Incoming {
@@ -33,6 +37,20 @@ impl Incoming {
             listener,
             namespaces,
             pause: None,
+            told: HashSet::new(),
+        }
+    }
+}
+
+impl Incoming {
+    /// Tells about a connection that is closed unread: aloud the first time for each reason, since
+    /// the caller learns nothing.
+    fn complain(&mut self, reason: &PeerError) {
+        let first = self.told.insert(std::mem::discriminant(reason));
+        if first && !matches!(reason, PeerError::Gone) {
+            tracing::warn!(%reason, "connection closed: its maker cannot be told");
+        } else {
+            tracing::debug!(%reason, "connection closed: its maker cannot be told");
         }
     }
 }
@@ -50,8 +68,9 @@ impl Stream for Incoming {
             let error = match ready!(this.listener.poll_accept(cx)) {
                 Ok((stream, _)) => match Peer::of(stream.as_fd(), this.namespaces) {
                     Ok(peer) => return Poll::Ready(Some(Ok(Conn::new(stream, peer)))),
+                    Err(PeerError::Io(_, error)) if sort(&error) == Verdict::Wait => error,
                     Err(reason) => {
-                        tracing::debug!(%reason, "connection closed: its maker cannot be told");
+                        this.complain(&reason);
                         continue;
                     }
                 },

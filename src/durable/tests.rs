@@ -81,6 +81,13 @@ fn a_directory_that_others_can_change_is_refused_by_name() {
     let root = directory.path().canonicalize().unwrap();
     let open = |path: &str| Dir::open(&root.join(path));
     fs::create_dir_all(root.join("open/below")).unwrap();
+    fs::create_dir_all(root.join("group/below")).unwrap();
+    // An access list shows in the bits of the group, whoever the group is.
+    fs::set_permissions(root.join("group"), fs::Permissions::from_mode(0o775)).unwrap();
+    assert!(matches!(
+        open("group/below"),
+        Err(DirError::Writable { .. })
+    ));
     fs::create_dir_all(root.join("sticky/below")).unwrap();
     fs::set_permissions(root.join("open"), fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(root.join("sticky"), fs::Permissions::from_mode(0o1777)).unwrap();

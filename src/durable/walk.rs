@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::geteuid;
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 use thiserror::Error;
 
-use super::{Dir, kind};
+use super::{Dir, kind, temporary_name};
 
 /// Why a directory is not used.
 #[derive(Debug, Error)]
@@ -115,22 +115,29 @@ impl Dir {
     }
 }
 
-/// Makes a directory with exactly these permission bits, whatever the umask says.
+/// Makes a directory with exactly these permission bits, whatever the umask says: it has its name
+/// only when it has its mode, and the name is on the disk before anything is put into it.
 fn make_directory(
     parent: &OwnedFd,
     name: &std::ffi::OsStr,
     mode: u32,
     flags: OFlag,
 ) -> nix::Result<OwnedFd> {
-    match mkdirat(parent, name, Mode::from_bits_truncate(mode)) {
-        Ok(()) => {
-            let readable = flags.difference(OFlag::O_PATH);
-            let made = openat(parent, name, readable, Mode::empty())?;
-            fchmod(&made, Mode::from_bits_truncate(mode))?;
+    let temporary = temporary_name().map_err(|_| Errno::EIO)?;
+    let readable = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    mkdirat(parent, temporary.as_str(), Mode::S_IRWXU)?;
+    let named = openat(parent, temporary.as_str(), readable, Mode::empty()).and_then(|made| {
+        fchmod(&made, Mode::from_bits_truncate(mode))?;
+        let exclusive = RenameFlags::RENAME_NOREPLACE;
+        renameat2(parent, temporary.as_str(), parent, name, exclusive)
+    });
+    if let Err(errno) = named {
+        let _ = unlinkat(parent, temporary.as_str(), UnlinkatFlags::RemoveDir);
+        if errno != Errno::EEXIST {
+            return Err(errno);
         }
-        Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(errno),
     }
+    fsync(openat(parent, ".", readable, Mode::empty())?)?;
     openat(parent, name, flags, Mode::empty())
 }
 
@@ -146,10 +153,10 @@ fn check_trust(fd: &OwnedFd, path: &Path, last: bool) -> Result<(), DirError> {
             uid: stat.st_uid,
         });
     }
-    let by_group = stat.st_mode & 0o020 != 0 && stat.st_gid != 0;
-    let by_others = stat.st_mode & 0o002 != 0;
+    // With an access list, the bits of the group tell what others may at most.
+    let by_others = stat.st_mode & 0o022 != 0;
     let sticky = stat.st_mode & 0o1000 != 0 && !last;
-    if (by_group || by_others) && !sticky {
+    if by_others && !sticky {
         return Err(DirError::Writable {
             path: path.to_owned(),
             mode: stat.st_mode & 0o7777,

@@ -17,7 +17,9 @@ pub enum JwsError {
     #[error("the token is longer than 16 KiB")]
     TooLong,
     /// Not three parts of base64url between dots.
-    #[error("the token is not a JWS in compact serialization")]
+    #[error(
+        "the token is not a JWS in compact serialization: three parts of base64url with dots between them"
+    )]
     Form,
     /// Header or payload is no JSON object with unique members.
     #[error("the header or the payload of the token is not a JSON object with unique members")]
@@ -62,11 +64,11 @@ impl<'a> Unverified<'a> {
             Some(bytes) if !bytes.is_empty() => Ok(bytes),
             _ => Err(JwsError::Form),
         };
-        bytes(signature)?;
         let (header, payload) = (bytes(header)?, bytes(payload)?);
         let header = json::parse_object(&header).ok_or(JwsError::Json)?;
-        let payload = json::parse_object(&payload).ok_or(JwsError::Json)?;
         let (algorithm, kid) = check_header(&header)?;
+        bytes(signature)?;
+        let payload = json::parse_object(&payload).ok_or(JwsError::Json)?;
         Ok(Self {
             signing_input,
             signature,

@@ -152,7 +152,7 @@ impl KeyStore {
     ///
     /// # Errors
     ///
-    /// What the kernel says; the former state is then still there.
+    /// What the kernel says; the file then holds the former state or this one.
     pub fn save(&mut self, records: &[KeyRecord], clock: &dyn Clock) -> Result<(), StoreError> {
         let body = StateBody {
             generation: self.generation + 1,

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::clock::fake::FakeClock;
 use crate::entry::{Claims, KeyRef};
 use crate::svid::AudienceClaim;
 
@@ -81,4 +82,31 @@ fn an_owner_that_nobody_knows_leaves_the_old_token_in_place() {
         Err(MirrorError::NoUser(_))
     ));
     assert_eq!(fs::read(&spec.path).unwrap(), b"old");
+}
+
+#[test]
+fn a_step_of_the_wall_clock_makes_a_file_due_and_the_passing_of_time_does_not() {
+    let clock = Arc::new(FakeClock::at(1_800_000_000));
+    let authority = Arc::new(Authority::new("td".parse().unwrap()));
+    let minter = Arc::new(Minter::new(Arc::clone(&authority), clock.clone()));
+    let (_, names) = watch::channel(Arc::default());
+    let files = vec![spec(PathBuf::from("/run/token"))];
+    let mut mirror = Mirror::new(files, minter, authority, names, clock.clone());
+    let due = clock.since_boot() + Duration::from_secs(1000);
+    for (wall, stays) in [
+        (1_800_000_060, true),
+        (1_800_000_064, true),
+        (1_800_100_000, false),
+        (1_700_000_000, false),
+    ] {
+        mirror.files[0].due = due;
+        mirror.files[0].written = Some((
+            crate::clock::from_unix_seconds(1_800_000_000),
+            clock.since_boot(),
+        ));
+        clock.advance(Duration::from_secs(60));
+        clock.set_wall(wall);
+        mirror.notice_clock_steps();
+        assert_eq!(mirror.files[0].due == due, stays, "{wall}");
+    }
 }

@@ -29,15 +29,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody serves the socket.
-    #[error("no agent listens on {}: {source}", path.display())]
+    #[error("no agent listens on {}: start one with agent run or agent dev, or name its socket with --socket or SPIFFE_ENDPOINT_SOCKET ({source})", path.display())]
     NobodyListens {
         /// The socket.
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
     },
-    /// The agent could not answer in time.
-    #[error("the agent did not answer in time: {0}")]
+    /// Somebody may listen, and we may not or cannot connect.
+    #[error("cannot connect to {}: {source}{}", path.display(), connect_help(source))]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What listens does not speak the protocol.
+    #[error("what listens on {} is no agent", path.display())]
+    NotAnAgent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The agent could not answer, or not in time.
+    #[error("the agent did not answer: {0}")]
     Unavailable(String),
     /// The caller has no identity that fits.
     #[error("{0}")]
@@ -153,6 +167,20 @@ impl WorkloadClient {
         Ok(Bundles(reply.into_inner()))
     }
 
+    /// What an error status means. One that our own side made, of broken frames or a lost connection,
+    /// is no word of the agent.
+    fn judge(&self, status: Status) -> ClientError {
+        use std::error::Error;
+
+        match (status.code(), status.source()) {
+            (_, None) => status.into(),
+            (Code::Internal, Some(_)) => ClientError::NotAnAgent {
+                path: self.socket.clone(),
+            },
+            (_, Some(_)) => ClientError::Unavailable("the connection was lost".to_owned()),
+        }
+    }
+
     /// Connects and calls, again and again while that may help and there is time.
     async fn call<T, F>(&self, call: impl Fn(Stub) -> F) -> Result<T, ClientError>
     where
@@ -161,7 +189,10 @@ impl WorkloadClient {
         let deadline = Instant::now() + self.timeout;
         let mut pause = FIRST_PAUSE;
         loop {
-            let attempt = async { Ok(call(connect(&self.socket).await?).await?) };
+            let attempt = async {
+                let reply = call(connect(&self.socket).await?).await;
+                reply.map_err(|status| self.judge(status))
+            };
             let late =
                 || ClientError::Unavailable(format!("nothing came from {}", self.socket.display()));
             let result = timeout_at(deadline, attempt)
@@ -170,10 +201,12 @@ impl WorkloadClient {
             let passing = result
                 .as_ref()
                 .is_err_and(|error: &ClientError| error.is_passing(self.wait));
-            if !passing || Instant::now() + pause >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !passing || left.is_zero() {
                 return result;
             }
-            sleep(pause).await;
+            // The last try is made when the time is up, not before.
+            sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -210,11 +243,26 @@ fn with_header<T>(message: T) -> Request<T> {
     request
 }
 
+fn connect_help(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (see the permissions of its directory, and socket_mode in the configuration)"
+        }
+        io::ErrorKind::InvalidInput => " (the path of a socket has 107 bytes at most)",
+        _ => "",
+    }
+}
+
 async fn connect(path: &Path) -> Result<Stub, ClientError> {
     let stream = UnixStream::connect(path).await;
-    let mut stream = Some(stream.map_err(|source| ClientError::NobodyListens {
-        path: path.to_owned(),
-        source,
+    let mut stream = Some(stream.map_err(|source| {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NobodyListens { path, source }
+            }
+            _ => ClientError::Connect { path, source },
+        }
     })?);
     // The endpoint wants an address; the connection is made already.
     let channel = Endpoint::from_static("http://localhost")

@@ -96,9 +96,15 @@ impl Inner {
         let only = parse_requested_id(&request.spiffe_id)?;
         let entries = Arc::clone(&self.entries.borrow());
         let found = self.attest(peer, &entries).await?;
-        let granted = identities(&entries.matching(&found), &audiences, only.as_ref());
+        let matching = entries.matching(&found);
+        let granted = identities(&matching, &audiences, only.as_ref());
         if granted.is_empty() {
-            tracing::info!(pid = peer.pid(), uid = peer.uid(), "no identity issued");
+            let reason = if matching.is_empty() {
+                "no entry matches the caller"
+            } else {
+                "no matching entry has this identity and allows these audiences"
+            };
+            log_refusal(peer, reason, &request);
             return Err(Refusal::NoIdentity);
         }
         let mut svids: Vec<Jwtsvid> = Vec::with_capacity(granted.len());
@@ -168,6 +174,19 @@ impl Inner {
             claims: Some(to_struct(claims)),
         })
     }
+}
+
+/// Tells the operator why the caller, who is not told, got nothing.
+fn log_refusal(peer: &Peer, reason: &str, request: &JwtsvidRequest) {
+    tracing::info!(
+        pid = peer.pid(),
+        uid = peer.uid(),
+        gid = peer.gid(),
+        audience = ?request.audience,
+        spiffe_id = ?request.spiffe_id,
+        reason,
+        "no identity issued"
+    );
 }
 
 /// Empty strings are dropped, as some clients send one where the application gave none.

@@ -2,12 +2,11 @@
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
 use thiserror::Error;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::durable::{Dir, DirError};
 
@@ -50,7 +49,7 @@ impl BoundSocket {
     /// # Errors
     ///
     /// Why there is no socket.
-    pub fn bind(path: &Path, mode: u32) -> Result<(Self, UnixListener), SocketError> {
+    pub async fn bind(path: &Path, mode: u32) -> Result<(Self, UnixListener), SocketError> {
         let problem = |source| SocketError::Io {
             path: path.to_owned(),
             source,
@@ -60,11 +59,15 @@ impl BoundSocket {
             Ok(meta) if !meta.file_type().is_socket() => {
                 return Err(SocketError::NotASocket(path.to_owned()));
             }
-            Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => match UnixStream::connect(path).await {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     std::fs::remove_file(path).map_err(problem)?;
                 }
+                // A listener that is too busy to take us is alive.
                 Ok(_) => return Err(SocketError::Live(path.to_owned())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(SocketError::Live(path.to_owned()));
+                }
                 Err(error) => return Err(problem(error)),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
