@@ -112,7 +112,7 @@ impl Bound {
         );
         let entries: EntrySet = self.config.entries.iter().cloned().collect();
         let api = WorkloadApi::new(
-            WorkloadAttestor::new(self.config.unix, self.names.subscribe()),
+            WorkloadAttestor::new(self.config.rules.unix, self.names.subscribe()),
             watch::Sender::new(Arc::new(entries)).subscribe(),
             Arc::clone(&self.authority),
             minter,

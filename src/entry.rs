@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -119,6 +119,8 @@ pub struct Entry {
     pub key: KeyRef,
     /// Whether each token carries a random `jti`.
     pub jti: bool,
+    /// When it ceases to match; `None` never.
+    pub expires_at: Option<SystemTime>,
 }
 
 impl Entry {
@@ -195,6 +197,7 @@ pub(crate) mod tests {
                 key: "main".into(),
             },
             jti: false,
+            expires_at: None,
         }
     }
 

@@ -5,12 +5,12 @@
 //! The modules stand on floors, and each uses only what lies below it; `ARCHITECTURE.md` walks
 //! through them and `tests/architecture.rs` holds them to it.
 //!
-//! - words: `spiffe_id`, `selector`, `entry`, `issuer`, `clock`, `durable` (the only
+//! - words: `spiffe_id`, `selector`, `entry`, `issuer`, `clock`, `duration`, `durable` (the only
 //!   writer of files), `sys` (the only unsafe module)
 //! - signing, pure: `jose`, `svid`, `bundle`
 //! - keys: `key`
 //! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
-//!   `issue`, `mirror`
+//!   `issue`, `mirror`, `registry`
 //! - surfaces: `pb`, `workload_api`
 //! - assembly: `config`, `telemetry`, `shutdown`, `agent`, `cli`
 
@@ -34,6 +34,7 @@ mod clock;
 mod config;
 mod conn;
 mod durable;
+mod duration;
 mod entry;
 mod issue;
 mod issuer;
@@ -44,6 +45,7 @@ mod pb;
 mod peer;
 mod proc;
 mod publish;
+mod registry;
 mod rotator;
 mod selector;
 mod shutdown;

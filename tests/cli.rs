@@ -250,7 +250,15 @@ fn nothing_is_printed_about_a_reader_that_went_away() {
 fn a_socket_that_cannot_be_used_is_told_from_an_agent_that_is_not_there() {
     let sandbox = Sandbox::new("");
     let fetch = |socket: &str| {
-        let output = sandbox.run(&["fetch-jwt", "--audience", "a", "--socket", socket]);
+        let output = sandbox.run(&[
+            "fetch-jwt",
+            "--audience",
+            "a",
+            "--timeout",
+            "1s",
+            "--socket",
+            socket,
+        ]);
         (code(&output), text(&output.stderr))
     };
     let (exit, message) = fetch("/nonexistent/api.sock");
@@ -268,17 +276,18 @@ fn a_socket_that_cannot_be_used_is_told_from_an_agent_that_is_not_there() {
     let path = sandbox.path("other.sock");
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     std::thread::spawn(move || {
+        let mut open = Vec::new();
         for stream in other.incoming() {
             let mut stream = stream.unwrap();
             stream
                 .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                 .unwrap();
-            let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+            open.push(stream);
         }
     });
     let (exit, message) = fetch(path.to_str().unwrap());
     assert!(
-        exit == 4 && message.contains("is no agent"),
+        exit == 4 && message.contains("is it an agent that listens there?"),
         "{exit} {message}"
     );
 }

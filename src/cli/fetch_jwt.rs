@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Exit, Outcome, SocketArgs, parse_audience, runtime, say};
 use crate::clock::{Clock, SystemClock, from_unix_seconds};
-use crate::config::show_duration;
+use crate::duration::show_duration;
 use crate::jose::jws::Unverified;
 use crate::pb::Jwtsvid;
 use crate::spiffe_id::SpiffeId;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::parse_duration;
+use crate::duration::parse_duration;
 use crate::entry::{Audience, AudienceError};
 use crate::workload_api::client::{ClientError, WorkloadClient};
 
@@ -81,11 +81,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         let reason = reason.into();
         let exit = match reason.downcast_ref::<ClientError>() {
             Some(ClientError::NoIdentity(_)) => Exit::NoIdentity,
-            Some(
-                ClientError::NobodyListens { .. }
-                | ClientError::Unavailable(_)
-                | ClientError::NotAnAgent { .. },
-            ) => Exit::NoAgent,
+            Some(ClientError::NobodyListens { .. } | ClientError::Unavailable(_)) => Exit::NoAgent,
             _ => Exit::Failure,
         };
         Self { exit, reason }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::context::Context;
 use super::diagnostic::Diagnostics;
 use super::hcl::Block;
-use super::value::show_duration;
 use super::{Config, entries, issuers};
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
+use crate::duration::show_duration;
+use crate::registry::rules::Rules;
 use crate::spiffe_id::TrustDomain;
 use crate::telemetry::{LogFormat, LogLevel, LogSpec};
 use crate::workload_api::Policy;
@@ -35,7 +36,6 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         data_dir: agent.path("data_dir")?,
         runtime_dir,
         socket_path,
-        default_ttl,
         max_ttl,
         issuers: Vec::new(),
         entries: Vec::new(),
@@ -45,9 +45,14 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     };
     socket(agent, &mut context);
     let unix = attestors(root, &mut context);
-    issuers::build(root, &mut context);
-    let known_domain = trust_domain.is_some();
-    entries::build_entries(root, unix, known_domain, &mut context);
+    let rules = Rules {
+        trust_domain,
+        default_ttl,
+        max_ttl,
+        unix,
+        issuers: issuers::build(root, &mut context),
+    };
+    entries::build_entries(root, &rules, &mut context);
     let token_files = entries::build_token_files(root, &mut context);
     Some(Config {
         trust_domain: context.trust_domain,
@@ -63,7 +68,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         require_peerpidfd: agent.flag("require_peerpidfd"),
         shutdown_grace: agent.duration("shutdown_grace")?,
         issuers: context.issuers,
-        unix,
+        rules,
         entries: context.entries,
         token_files,
         names: context.names,

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostics, Place};
 use super::hcl::Block;
-use super::value::nearest;
 use crate::attest::names::WantedNames;
 use crate::entry::Entry;
 use crate::rotator::IssuerSpec;
@@ -18,7 +17,6 @@ pub struct Context<'a> {
     pub data_dir: PathBuf,
     pub runtime_dir: PathBuf,
     pub socket_path: PathBuf,
-    pub default_ttl: Duration,
     pub max_ttl: Duration,
     pub issuers: Vec<IssuerSpec>,
     pub entries: Vec<Entry>,
@@ -76,34 +74,6 @@ impl Context<'_> {
                 message,
                 "containers mount that directory, so the socket is alone in it",
             );
-        }
-    }
-}
-
-/// Finds the issuer or key that a block means: the one it names, or the only one there is.
-pub fn choose<'a, T>(
-    block: &Block,
-    option: &str,
-    candidates: &'a [(&str, T)],
-    report: &mut Diagnostics,
-) -> Option<&'a T> {
-    let names: Vec<_> = candidates.iter().map(|(name, _)| *name).collect();
-    match (block.text(option), candidates) {
-        (Some(wanted), _) => {
-            let found = candidates.iter().find(|(name, _)| *name == wanted);
-            if found.is_none() {
-                let message = format!("there is no {option} {wanted:?}");
-                report.error(block.place_of(option), message, nearest(&wanted, &names));
-            }
-            found.map(|(_, value)| value)
-        }
-        (None, [(_, only)]) => Some(only),
-        (None, []) => None,
-        (None, _) => {
-            let message = format!("{} does not say which {option}", block.spec.name);
-            let help = format!("add {option} = one of {}", names.join(", "));
-            report.error(&block.place, message, help);
-            None
         }
     }
 }

@@ -3,154 +3,84 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::context::{Context, choose, is_label, name};
+use super::context::{Context, is_label, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
-use super::issuers::{block_claims, claims};
-use super::value::{nearest, show_duration};
-use crate::attest::unix::{self, UnixSpec, Wanted};
-use crate::entry::{Audience, Entry, KeyRef};
+use super::value::nearest;
+use crate::duration::show_duration;
+use crate::entry::{Audience, Entry};
 use crate::issue::Order;
 use crate::mirror::{Account, TokenFileSpec};
-use crate::selector::{Selector, SelectorSet};
-use crate::spiffe_id::SpiffeId;
+use crate::registry::rules::{EntryRequest, Fault, Rules, names};
 use crate::svid::AudienceClaim;
 
-/// SPIFFE Workload API, section 8: longer hints are not to be supported, in bytes.
-const MAX_HINT_BYTES: usize = 1024;
 /// Cloud SDKs keep what they read from a file for up to ten minutes.
 const SDK_CACHE: Duration = Duration::from_secs(600);
 
 /// Reads all entries into the context.
-pub fn build_entries(root: &Block, unix: UnixSpec, known_domain: bool, context: &mut Context<'_>) {
+pub fn build_entries(root: &Block, rules: &Rules, context: &mut Context<'_>) {
     for block in root.children("entry") {
         let id = name(block, context.report);
-        let spiffe_id = spiffe_id(block, known_domain, context);
-        let selectors = selectors(block, unix, context);
-        let audiences = block.texts("audiences").map(|(items, _)| {
-            if items.is_empty() {
-                let help = "remove the option to allow any audience";
-                context.report.error(
-                    block.place_of("audiences"),
-                    "audiences is empty, which would allow none",
-                    help,
-                );
-            }
-            audiences(&items, context)
-        });
-        let hint = hint(block, context);
-        let key = key_ref(block, context);
-        let own = block_claims(block, context);
-        let (Some(spiffe_id), Some(selectors), Some(key)) = (spiffe_id, selectors, key) else {
-            continue;
-        };
-        let entry = Entry {
-            id,
-            spiffe_id,
-            selectors,
-            audiences,
-            ttl: ttl(block, "jwt_svid_ttl", context).unwrap_or(context.default_ttl),
-            hint,
-            claims: claims(root, &key.issuer, context).merged_with(&own),
-            key,
-            jti: block.flag("jti"),
-        };
-        context.entries.push(entry);
-    }
-}
-
-fn spiffe_id(block: &Block, known_domain: bool, context: &mut Context<'_>) -> Option<SpiffeId> {
-    let text = block.text("spiffe_id")?;
-    let place = block.place_of("spiffe_id");
-    let ours = &context.trust_domain;
-    let mut refuse = |message: String, help: String| {
-        context.report.error(place, message, help);
-        None
-    };
-    let id: SpiffeId = match text.parse() {
-        Ok(id) => id,
-        Err(why) => {
-            let help = format!("write it as spiffe://{ours}/name");
-            return refuse(format!("spiffe_id {text:?}: {why}"), help);
-        }
-    };
-    if known_domain && id.trust_domain() != ours {
-        let message = format!("{id} is not of the trust domain {ours}");
-        return refuse(message, format!("write it as spiffe://{ours}{}", id.path()));
-    }
-    if id.path().is_empty() {
-        let message = format!("{id} names the trust domain and no workload");
-        return refuse(message, format!("add a path, such as {id}/name"));
-    }
-    if id.as_str().len() > 127 {
-        let help = "GCP takes 127 bytes as google.subject, AWS and Snowflake 255";
-        context.report.warning(
-            place,
-            format!("the identity has {} bytes", id.as_str().len()),
-            help,
-        );
-    }
-    Some(id)
-}
-
-fn selectors(block: &Block, unix: UnixSpec, context: &mut Context<'_>) -> Option<SelectorSet> {
-    let (items, _) = block.texts("selectors")?;
-    let mut selectors = Vec::with_capacity(items.len());
-    let mut wants_program = None;
-    for (text, place) in &items {
-        let selector: Selector = match text.parse() {
-            Ok(selector) => selector,
-            Err(why) => {
-                context
-                    .report
-                    .error(place, format!("selector {text:?}: {why}"), "");
+        let (entry, faults) = rules.check(id, &request(block));
+        for fault in faults {
+            // What is missing, or of the wrong kind, has been complained about.
+            if matches!(fault.field, "spiffe_id" | "selectors") && !block.has(fault.field) {
                 continue;
             }
-        };
-        if selector.kind() != unix::KIND {
-            let message = format!("no attestor gives {:?} selectors", selector.kind());
-            context
-                .report
-                .error(place, message, "there is unix, such as unix:uid:1001");
-            continue;
+            let place = place_of(block, &fault);
+            if fault.fatal {
+                context.report.error(&place, fault.message, fault.help);
+            } else {
+                context.report.warning(&place, fault.message, fault.help);
+            }
         }
-        match unix::check(&selector) {
-            Err(why) => context
-                .report
-                .error(place, format!("selector {text:?}"), why),
-            Ok(Wanted::User(name)) => context.want("user", &name, place),
-            Ok(Wanted::Group(name)) => context.want("group", &name, place),
-            Ok(Wanted::Program) => wants_program = Some(place),
-            Ok(Wanted::Plain) => {}
+        for (text, place) in block
+            .texts("selectors")
+            .map(|(items, _)| items)
+            .unwrap_or_default()
+        {
+            let names = names(text.parse().iter());
+            names
+                .users
+                .iter()
+                .for_each(|user| context.want("user", user, &place));
+            names
+                .groups
+                .iter()
+                .for_each(|group| context.want("group", group, &place));
         }
-        selectors.push(selector);
+        context.entries.extend(entry);
     }
-    let set: SelectorSet = selectors.into_iter().collect();
-    if items.is_empty() {
-        let help = "an entry without selectors would match everybody";
-        context
-            .report
-            .error(block.place_of("selectors"), "selectors is empty", help);
-        return None;
+}
+
+/// The block as a request; what was of the wrong kind has been complained about.
+fn request(block: &Block) -> EntryRequest {
+    let texts = |name: &str| {
+        let (items, _) = block.texts(name)?;
+        Some(items.into_iter().map(|(text, _)| text).collect())
+    };
+    EntryRequest {
+        spiffe_id: block.text("spiffe_id").unwrap_or_default(),
+        selectors: texts("selectors").unwrap_or_default(),
+        audiences: texts("audiences"),
+        jwt_svid_ttl: block.duration("jwt_svid_ttl").map(|ttl| ttl.as_secs()),
+        hint: block.text("hint").unwrap_or_default(),
+        claims: block.object("claims"),
+        issuer: block.text("issuer"),
+        key: block.text("key"),
+        jti: block.flag("jti"),
+        allow_path_only: block.flag("allow_path_only"),
+        expires_at: None,
     }
-    if let Some(place) = wants_program.filter(|_| !unix.discover_path) {
-        let help = "write attestor \"unix\" { discover_workload_path = true }";
-        context.report.warning(
-            place,
-            "unix:path and unix:sha256 are not discovered, so this never matches",
-            help,
-        );
-    }
-    let path_only = !set.is_empty() && set.iter().all(|s| unix::wants(s).is_something());
-    if path_only && !block.flag("allow_path_only") {
-        let help = "any user may run that program: add unix:uid or unix:user, or allow_path_only = true if every user is meant";
-        context.report.error(
-            block.place_of("selectors"),
-            "the selectors name a program and no user",
-            help,
-        );
-    }
-    Some(set)
+}
+
+/// Where the field that a fault is about stands.
+fn place_of(block: &Block, fault: &Fault) -> Place {
+    let item = fault.item.and_then(|item| {
+        let (items, _) = block.texts(fault.field)?;
+        items.into_iter().nth(item)
+    });
+    item.map_or_else(|| block.place_of(fault.field).clone(), |(_, place)| place)
 }
 
 fn audiences(items: &[(String, Place)], context: &mut Context<'_>) -> Vec<Audience> {
@@ -164,26 +94,6 @@ fn audiences(items: &[(String, Place)], context: &mut Context<'_>) -> Vec<Audien
         }
     }
     parsed
-}
-
-fn hint(block: &Block, context: &mut Context<'_>) -> String {
-    let hint = block.text("hint").unwrap_or_default();
-    if hint.len() > MAX_HINT_BYTES || hint.chars().any(char::is_control) {
-        let message = "the hint is longer than 1024 bytes or has control characters";
-        context.report.error(block.place_of("hint"), message, "");
-    }
-    hint
-}
-
-fn key_ref(block: &Block, context: &mut Context<'_>) -> Option<KeyRef> {
-    let issuers: Vec<_> = context.issuers.iter().map(|i| (&*i.name, i)).collect();
-    let issuer = choose(block, "issuer", &issuers, context.report)?;
-    let keys: Vec<_> = issuer.chains.keys().map(|key| (&**key, key)).collect();
-    let key = choose(block, "key", &keys, context.report)?;
-    Some(KeyRef {
-        issuer: issuer.name.clone(),
-        key: (*key).clone(),
-    })
 }
 
 /// A written ttl, which must not be above `max_ttl`.

@@ -13,16 +13,19 @@ use crate::issuer::IssuerUrl;
 use crate::jose::Algorithm;
 use crate::key::signing::{KeySpec, RsaSize};
 use crate::publish::webroot::WebrootSpec;
+use crate::registry::rules::IssuerRules;
 use crate::rotator::IssuerSpec;
 
 /// AWS takes no longer issuer.
 const MAX_AWS_ISSUER: usize = 255;
 
 /// Reads all issuers.
-pub fn build(root: &Block, context: &mut Context<'_>) {
+pub fn build(root: &Block, context: &mut Context<'_>) -> BTreeMap<Arc<str>, IssuerRules> {
+    let mut rules = BTreeMap::new();
     let mut webroots: Vec<(PathBuf, Place)> = Vec::new();
     for block in root.children("issuer") {
         let issuer = issuer(block, context);
+        let claims = claims(block, context);
         let place = block.place_of("webroot");
         if let Some(issuer) = issuer {
             let directory = &issuer.webroot.directory;
@@ -57,6 +60,8 @@ pub fn build(root: &Block, context: &mut Context<'_>) {
                 .iter()
                 .all(|other| other.name != issuer.name)
             {
+                let keys = issuer.chains.keys().cloned().collect();
+                rules.insert(Arc::clone(&issuer.name), IssuerRules { keys, claims });
                 context.issuers.push(issuer);
             }
         }
@@ -67,6 +72,7 @@ pub fn build(root: &Block, context: &mut Context<'_>) {
             .report
             .error(&root.place, "there is no issuer block", help);
     }
+    rules
 }
 
 fn issuer(block: &Block, context: &mut Context<'_>) -> Option<IssuerSpec> {
@@ -100,16 +106,8 @@ fn issuer(block: &Block, context: &mut Context<'_>) -> Option<IssuerSpec> {
     })
 }
 
-/// Claims of the issuer blocks, for the entries that use them.
-pub fn claims(root: &Block, issuer: &Arc<str>, context: &mut Context<'_>) -> Claims {
-    let block = root
-        .children("issuer")
-        .find(|block| *block.label == **issuer);
-    block.map_or_else(Claims::default, |block| block_claims(block, context))
-}
-
-/// The `claims` of a block.
-pub fn block_claims(block: &Block, context: &mut Context<'_>) -> Claims {
+/// The `claims` of an issuer.
+fn claims(block: &Block, context: &mut Context<'_>) -> Claims {
     Claims::new(block.object("claims")).unwrap_or_else(|name| {
         let help = "iss, sub, aud, iat, exp, nbf and jti are set by the agent alone";
         let message = format!("the claim {name} cannot be configured");

@@ -21,15 +21,13 @@ use std::time::Duration;
 use self::diagnostic::{Diagnostics, Place};
 use self::hcl::Block;
 use crate::attest::names::WantedNames;
-use crate::attest::unix::UnixSpec;
 use crate::entry::Entry;
 use crate::mirror::TokenFileSpec;
+use crate::registry::rules::Rules;
 use crate::rotator::IssuerSpec;
 use crate::spiffe_id::TrustDomain;
 use crate::telemetry::LogSpec;
 use crate::workload_api::Policy;
-
-pub use self::value::{parse_duration, show_duration};
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -55,8 +53,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// The issuers, in order.
     pub issuers: Vec<IssuerSpec>,
-    /// The `unix` attestor.
-    pub unix: UnixSpec,
+    /// What entries must keep to, those made while the agent runs too.
+    pub rules: Rules,
     /// The registration entries, in order.
     pub entries: Vec<Entry>,
     /// The token files, in order.

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use super::Config;
 use super::hcl::Block;
 use super::options::{BlockSpec, Presence};
-use super::value::{Setting, show_duration};
+use super::value::Setting;
+use crate::duration::show_duration;
 
 /// Prints a configuration that is known to be valid; what is printed means the same.
 pub fn effective(root: &Block, config: &Config) -> String {

@@ -44,12 +44,6 @@ pub enum ClientError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// What listens does not speak the protocol.
-    #[error("what listens on {} is no agent", path.display())]
-    NotAnAgent {
-        /// The socket.
-        path: PathBuf,
-    },
     /// The agent could not answer, or not in time.
     #[error("the agent did not answer: {0}")]
     Unavailable(String),
@@ -170,15 +164,10 @@ impl WorkloadClient {
     /// What an error status means. One that our own side made, of broken frames or a lost connection,
     /// is no word of the agent.
     fn judge(&self, status: Status) -> ClientError {
-        use std::error::Error;
-
-        match (status.code(), status.source()) {
-            (_, None) => status.into(),
-            (Code::Internal, Some(_)) => ClientError::NotAnAgent {
-                path: self.socket.clone(),
-            },
-            (_, Some(_)) => ClientError::Unavailable("the connection was lost".to_owned()),
+        if std::error::Error::source(&status).is_none() {
+            return status.into();
         }
+        lost(&self.socket)
     }
 
     /// Connects and calls, again and again while that may help and there is time.
@@ -243,6 +232,13 @@ fn with_header<T>(message: T) -> Request<T> {
     request
 }
 
+fn lost(socket: &Path) -> ClientError {
+    let socket = socket.display();
+    ClientError::Unavailable(format!(
+        "nothing sensible came from {socket}; is it an agent that listens there?"
+    ))
+}
+
 fn connect_help(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -271,6 +267,7 @@ async fn connect(path: &Path) -> Result<Stub, ClientError> {
             std::future::ready(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
         }))
         .await;
-    let unavailable = |error: tonic::transport::Error| ClientError::Unavailable(error.to_string());
-    Ok(SpiffeWorkloadApiClient::new(channel.map_err(unavailable)?))
+    Ok(SpiffeWorkloadApiClient::new(
+        channel.map_err(|_| lost(path))?,
+    ))
 }

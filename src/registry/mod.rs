@@ -1,0 +1,3 @@
+//! Registration entries: what makes one, and which there are.
+
+pub mod rules;

@@ -1,0 +1,379 @@
+//! What makes a registration entry: the same rules for the configuration and for entries that are
+//! made while the agent runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::attest::names::WantedNames;
+use crate::attest::unix::{self, UnixSpec, Wanted};
+use crate::clock::from_unix_seconds;
+use crate::duration::show_duration;
+use crate::entry::{Audience, Claims, Entry, KeyRef};
+use crate::selector::{Selector, SelectorSet};
+use crate::spiffe_id::{SpiffeId, TrustDomain};
+
+/// SPIFFE Workload API, section 8: longer hints are not to be supported, in bytes.
+const MAX_HINT_BYTES: usize = 1024;
+
+/// An entry as somebody asks for it. Field names are those of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EntryRequest {
+    /// The identity.
+    pub spiffe_id: String,
+    /// What a caller must have.
+    pub selectors: Vec<String>,
+    /// The only audiences; `None` allows any.
+    pub audiences: Option<Vec<String>>,
+    /// Life of tokens in seconds; `None` is the default.
+    pub jwt_svid_ttl: Option<u64>,
+    /// Tells identities of one caller apart.
+    pub hint: String,
+    /// Claims over those of the issuer.
+    pub claims: Map<String, Value>,
+    /// Which issuer; `None` is the only one.
+    pub issuer: Option<String>,
+    /// Which of its keys; `None` is the only one.
+    pub key: Option<String>,
+    /// Whether tokens carry a `jti`.
+    pub jti: bool,
+    /// Whether selectors may speak of the program alone.
+    pub allow_path_only: bool,
+    /// When the entry ends, in seconds since 1970.
+    pub expires_at: Option<u64>,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The field, by its name in the configuration.
+    pub field: &'static str,
+    /// Which item of it, where it is a list.
+    pub item: Option<usize>,
+    /// Whether there can be no such entry, or it will likely not do what was meant.
+    pub fatal: bool,
+    /// What is wrong.
+    pub message: String,
+    /// How to mend it.
+    pub help: String,
+}
+
+/// An issuer as entries see it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct IssuerRules {
+    /// Names of its key chains.
+    pub keys: Vec<Arc<str>>,
+    /// Claims of all its tokens.
+    pub claims: Claims,
+}
+
+/// What entries must keep to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// The trust domain; `None` where it is not known, so that the rest can be checked.
+    pub trust_domain: Option<TrustDomain>,
+    /// Life of tokens where nothing is said.
+    pub default_ttl: Duration,
+    /// No token lives longer.
+    pub max_ttl: Duration,
+    /// What the `unix` attestor finds.
+    pub unix: UnixSpec,
+    /// The issuers by name.
+    pub issuers: BTreeMap<Arc<str>, IssuerRules>,
+}
+
+/// Collects faults.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, field: &'static str, message: impl Into<String>, help: impl Into<String>) {
+        self.item(field, None, message, help);
+    }
+
+    fn item(
+        &mut self,
+        field: &'static str,
+        item: Option<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.0.push(Fault {
+            field,
+            item,
+            fatal: true,
+            message: message.into(),
+            help: help.into(),
+        });
+    }
+
+    fn warn(
+        &mut self,
+        field: &'static str,
+        item: Option<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.item(field, item, message, help);
+        if let Some(fault) = self.0.last_mut() {
+            fault.fatal = false;
+        }
+    }
+}
+
+impl Rules {
+    /// Makes an entry of a request; `None` where a fault is fatal. All faults are told at once.
+    pub fn check(&self, id: Arc<str>, request: &EntryRequest) -> (Option<Entry>, Vec<Fault>) {
+        let mut faults = Faults::default();
+        let spiffe_id = self.spiffe_id(&request.spiffe_id, &mut faults);
+        let selectors = self.selectors(request, &mut faults);
+        let audiences = audiences(request, &mut faults);
+        check_hint(&request.hint, &mut faults);
+        let own = Claims::new(request.claims.clone()).unwrap_or_else(|name| {
+            let help = "iss, sub, aud, iat, exp, nbf and jti are set by the agent alone";
+            faults.add(
+                "claims",
+                format!("the claim {name} cannot be configured"),
+                help,
+            );
+            Claims::default()
+        });
+        let ttl = self.ttl(request, &mut faults);
+        let signer = self.signer(request, &mut faults);
+        let fatal = faults.0.iter().any(|fault| fault.fatal);
+        let entry = match (spiffe_id, signer) {
+            (Some(spiffe_id), Some((key, issuer))) if !fatal => Some(Entry {
+                id,
+                spiffe_id,
+                selectors,
+                audiences,
+                ttl,
+                hint: request.hint.clone(),
+                claims: issuer.claims.merged_with(&own),
+                key,
+                jti: request.jti,
+                expires_at: request.expires_at.map(from_unix_seconds),
+            }),
+            _ => None,
+        };
+        (entry, faults.0)
+    }
+
+    fn spiffe_id(&self, text: &str, faults: &mut Faults) -> Option<SpiffeId> {
+        let field = "spiffe_id";
+        let ours = self
+            .trust_domain
+            .as_ref()
+            .map_or("example.org", TrustDomain::as_str);
+        let id: SpiffeId = match text.parse() {
+            Ok(id) => id,
+            Err(why) => {
+                let help = format!("write it as spiffe://{ours}/name");
+                faults.add(field, format!("spiffe_id {text:?}: {why}"), help);
+                return None;
+            }
+        };
+        if self
+            .trust_domain
+            .as_ref()
+            .is_some_and(|domain| domain != id.trust_domain())
+        {
+            let message = format!("{id} is not of the trust domain {ours}");
+            faults.add(
+                field,
+                message,
+                format!("write it as spiffe://{ours}{}", id.path()),
+            );
+        } else if id.path().is_empty() {
+            let message = format!("{id} names the trust domain and no workload");
+            faults.add(field, message, format!("add a path, such as {id}/name"));
+        } else if id.as_str().len() > 127 {
+            let help = "GCP takes 127 bytes as google.subject, AWS and Snowflake 255";
+            faults.warn(
+                field,
+                None,
+                format!("the identity has {} bytes", id.as_str().len()),
+                help,
+            );
+        }
+        Some(id)
+    }
+
+    fn selectors(&self, request: &EntryRequest, faults: &mut Faults) -> SelectorSet {
+        let field = "selectors";
+        let mut selectors = Vec::with_capacity(request.selectors.len());
+        let mut about_program = None;
+        for (item, text) in request.selectors.iter().enumerate() {
+            let selector: Selector = match text.parse() {
+                Ok(selector) => selector,
+                Err(why) => {
+                    faults.item(field, Some(item), format!("selector {text:?}: {why}"), "");
+                    continue;
+                }
+            };
+            if selector.kind() != unix::KIND {
+                let message = format!("no attestor gives {:?} selectors", selector.kind());
+                faults.item(
+                    field,
+                    Some(item),
+                    message,
+                    "there is unix, such as unix:uid:1001",
+                );
+                continue;
+            }
+            match unix::check(&selector) {
+                Err(why) => faults.item(field, Some(item), format!("selector {text:?}"), why),
+                Ok(Wanted::Program) => about_program = Some(item),
+                Ok(_) => {}
+            }
+            selectors.push(selector);
+        }
+        let set: SelectorSet = selectors.into_iter().collect();
+        if request.selectors.is_empty() {
+            let help = "an entry without selectors would match everybody";
+            faults.add(field, "selectors is empty", help);
+        }
+        if about_program.is_some() && !self.unix.discover_path {
+            let help = "write attestor \"unix\" { discover_workload_path = true }";
+            let message = "unix:path and unix:sha256 are not discovered, so this never matches";
+            faults.warn(field, about_program, message, help);
+        }
+        let path_only = !set.is_empty() && set.iter().all(|s| unix::wants(s).is_something());
+        if path_only && !request.allow_path_only {
+            let help = "any user may run that program: add unix:uid or unix:user, or allow_path_only = true if every user is meant";
+            faults.add(field, "the selectors name a program and no user", help);
+        }
+        set
+    }
+
+    fn ttl(&self, request: &EntryRequest, faults: &mut Faults) -> Duration {
+        let Some(seconds) = request.jwt_svid_ttl else {
+            return self.default_ttl;
+        };
+        let ttl = Duration::from_secs(seconds);
+        if ttl > self.max_ttl {
+            let (ttl, max) = (show_duration(ttl), show_duration(self.max_ttl));
+            let message = format!("jwt_svid_ttl {ttl} is above max_ttl {max}");
+            faults.add(
+                "jwt_svid_ttl",
+                message,
+                "lower it, or raise max_ttl in agent",
+            );
+        } else if ttl.is_zero() {
+            faults.add(
+                "jwt_svid_ttl",
+                "jwt_svid_ttl is 0",
+                "leave it out for the default",
+            );
+        }
+        ttl
+    }
+
+    fn signer(
+        &self,
+        request: &EntryRequest,
+        faults: &mut Faults,
+    ) -> Option<(KeyRef, &IssuerRules)> {
+        let issuers: Vec<_> = self.issuers.keys().cloned().collect();
+        let issuer = choose("issuer", request.issuer.as_deref(), &issuers, faults)?;
+        let rules = self.issuers.get(&issuer)?;
+        let key = choose("key", request.key.as_deref(), &rules.keys, faults)?;
+        Some((KeyRef { issuer, key }, rules))
+    }
+}
+
+/// The one that is named, or the only one there is.
+fn choose(
+    field: &'static str,
+    named: Option<&str>,
+    there: &[Arc<str>],
+    faults: &mut Faults,
+) -> Option<Arc<str>> {
+    let list = || {
+        there
+            .iter()
+            .map(|name| &**name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    match (named, there) {
+        // Why there is none has been told where it is missing.
+        (_, []) => None,
+        (Some(named), _) => {
+            let found = there.iter().find(|name| ***name == *named);
+            if found.is_none() {
+                faults.add(
+                    field,
+                    format!("there is no {field} {named:?}"),
+                    format!("there are {}", list()),
+                );
+            }
+            found.cloned()
+        }
+        (None, [only]) => Some(Arc::clone(only)),
+        (None, _) => {
+            let message = format!("the entry does not say which {field}");
+            faults.add(field, message, format!("add {field} = one of {}", list()));
+            None
+        }
+    }
+}
+
+fn audiences(request: &EntryRequest, faults: &mut Faults) -> Option<Vec<Audience>> {
+    let texts = request.audiences.as_ref()?;
+    if texts.is_empty() {
+        let help = "leave it out to allow any audience";
+        faults.add(
+            "audiences",
+            "audiences is empty, which would allow none",
+            help,
+        );
+    }
+    let mut parsed = Vec::with_capacity(texts.len());
+    for (item, text) in texts.iter().enumerate() {
+        match text.parse() {
+            Ok(audience) => parsed.push(audience),
+            Err(why) => {
+                faults.item(
+                    "audiences",
+                    Some(item),
+                    format!("audience {text:?}: {why}"),
+                    "",
+                );
+            }
+        }
+    }
+    Some(parsed)
+}
+
+fn check_hint(hint: &str, faults: &mut Faults) {
+    if hint.len() > MAX_HINT_BYTES || hint.chars().any(char::is_control) {
+        faults.add(
+            "hint",
+            "the hint is longer than 1024 bytes or has control characters",
+            "",
+        );
+    }
+}
+
+/// The user and group names that selectors ask for.
+pub fn names<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> WantedNames {
+    let mut wanted = WantedNames::default();
+    for selector in selectors {
+        match unix::check(selector) {
+            Ok(Wanted::User(name)) => drop(wanted.users.insert(name)),
+            Ok(Wanted::Group(name)) => drop(wanted.groups.insert(name)),
+            _ => {}
+        }
+    }
+    wanted
+}
+
+/// Whether an entry has ended.
+pub fn has_ended(entry: &Entry, now: SystemTime) -> bool {
+    entry.expires_at.is_some_and(|end| end <= now)
+}
