@@ -182,8 +182,7 @@ impl WorkloadClient {
                 let reply = call(connect(&self.socket).await?).await;
                 reply.map_err(|status| self.judge(status))
             };
-            let late =
-                || ClientError::Unavailable(format!("nothing came from {}", self.socket.display()));
+            let late = || lost(&self.socket);
             let result = timeout_at(deadline, attempt)
                 .await
                 .unwrap_or_else(|_| Err(late()));
