@@ -6,7 +6,7 @@ use std::process::Command;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["workload.proto"], ["proto"])?;
+    let descriptors = protox::compile(["workload.proto", "agent/v1/admin.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .build_transport(false)
         .compile_fds(descriptors)?;

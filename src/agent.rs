@@ -1,27 +1,41 @@
 //! Puts the parts together: from a configuration to an agent that serves.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{self, AdministrationService, EntriesService, Facts, ReloadCall};
 use crate::attest::WorkloadAttestor;
 use crate::attest::names::NameKeeper;
+use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::conn::accept::Incoming;
-use crate::entry::EntrySet;
 use crate::issue::Minter;
 use crate::key::store::{KeyStore, StoreError};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Sources};
 use crate::peer::Namespaces;
+use crate::registry::Registry;
+use crate::registry::store::EntryStoreError;
+use crate::reload::{self, Live, Reloader};
 use crate::rotator::{IssuerSpec, RotationError, Rotator};
 use crate::shutdown::{Ended, Supervisor};
-use crate::workload_api::socket::{BoundSocket, SocketError};
-use crate::workload_api::{self, WorkloadApi};
+use crate::socket::{BoundSocket, SocketError};
+use crate::systemd;
+use crate::workload_api::{self, Parts, WorkloadApi};
+
+/// The version and the commit of this build.
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("SVID_AGENT_COMMIT"),
+    ")"
+);
 
 /// Why the agent could not start, or could not go on.
 #[derive(Debug, Error)]
@@ -32,11 +46,17 @@ pub enum AgentError {
     /// Keys cannot be made or published.
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    /// Entries cannot be read or kept.
+    #[error(transparent)]
+    Entries(#[from] EntryStoreError),
+    /// Signals cannot be caught.
+    #[error("signals cannot be caught: {0}")]
+    Signals(#[from] std::io::Error),
     /// The socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// The server broke.
-    #[error("the Workload API server failed: {0}")]
+    #[error("a gRPC server failed: {0}")]
     Server(#[from] tonic::transport::Error),
     /// A part ended by itself or panicked: a fault of the agent.
     #[error("internal fault: {0} ended unexpectedly")]
@@ -46,26 +66,35 @@ pub enum AgentError {
 /// An agent whose socket is bound and whose existing keys are published.
 #[derive(Debug)]
 pub struct Bound {
-    config: Config,
+    reloader: Reloader,
     clock: Arc<dyn Clock>,
     authority: Arc<Authority>,
-    rotator: Arc<Rotator>,
     /// Issuers whose keys are yet to be made.
     lacking: Vec<IssuerSpec>,
     names: NameKeeper,
     socket: BoundSocket,
     listener: UnixListener,
+    admin_socket: BoundSocket,
+    admin_listener: UnixListener,
 }
 
 impl Bound {
-    /// Goes from the configuration to the socket: keys, documents, names, socket.
+    /// Goes from the configuration to the socket: keys, documents, entries, names, socket. `file` is
+    /// what a reload reads.
     ///
     /// # Errors
     ///
     /// The first part that cannot be had.
-    pub async fn build(config: Config) -> Result<Self, AgentError> {
+    pub async fn build(config: Config, file: Option<PathBuf>) -> Result<Self, AgentError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (store, records) = KeyStore::open(&config.data_dir, &*clock)?;
+        let registry = Arc::new(Registry::open(
+            store.private(),
+            config.rules.clone(),
+            config.entries.clone(),
+            config.names.clone(),
+            Arc::clone(&clock),
+        )?);
         let authority = Arc::new(Authority::new(config.trust_domain.clone()));
         let rotator = Arc::new(Rotator::new(
             config.issuers.clone(),
@@ -75,16 +104,27 @@ impl Bound {
             records,
         ));
         let lacking = rotator.start_existing()?;
-        let (socket, listener) = BoundSocket::bind(&config.socket_path, config.socket_mode).await?;
+        let names = NameKeeper::start(registry.names()).await;
+        let (socket, listener) =
+            BoundSocket::bind(&config.socket_path, config.socket_mode, 0o755).await?;
+        let (admin_socket, admin_listener) =
+            BoundSocket::bind(&config.admin_socket_path, 0o600, 0o700).await?;
+        let live = Live {
+            registry,
+            rotator,
+            policy: watch::Sender::new(config.policy),
+            files: watch::Sender::new(Arc::new(config.token_files.clone())),
+        };
         Ok(Self {
-            names: NameKeeper::start(config.names.clone()).await,
-            config,
+            reloader: Reloader { file, config, live },
             clock,
             authority,
-            rotator,
             lacking,
+            names,
             socket,
             listener,
+            admin_socket,
+            admin_listener,
         })
     }
 
@@ -99,51 +139,94 @@ impl Bound {
         ready: oneshot::Sender<()>,
     ) -> Result<(), AgentError> {
         let mut tasks: Supervisor<AgentError> = Supervisor::new(stop.clone());
+        let Live {
+            registry,
+            rotator,
+            policy,
+            files,
+        } = &self.reloader.live;
+        let (registry, rotator) = (Arc::clone(registry), Arc::clone(rotator));
         let minter = Arc::new(Minter::new(
             Arc::clone(&self.authority),
             Arc::clone(&self.clock),
         ));
-        let mirror = Mirror::new(
-            self.config.token_files.clone(),
-            Arc::clone(&minter),
-            Arc::clone(&self.authority),
-            self.names.subscribe(),
-            Arc::clone(&self.clock),
-        );
-        let entries: EntrySet = self.config.entries.iter().cloned().collect();
-        let api = WorkloadApi::new(
-            WorkloadAttestor::new(self.config.rules.unix, self.names.subscribe()),
-            watch::Sender::new(Arc::new(entries)).subscribe(),
-            Arc::clone(&self.authority),
+        let sources = Sources {
+            files: files.subscribe(),
+            registry: registry.subscribe(),
+            names: self.names.subscribe(),
+            authority: Arc::clone(&self.authority),
+        };
+        let audit = Arc::new(Audit::new(Arc::clone(&self.clock)));
+        let mirror = Mirror::new(sources, Arc::clone(&minter), Arc::clone(&self.clock));
+        let api = WorkloadApi::new(Parts {
+            attestor: WorkloadAttestor::new(self.names.subscribe()),
+            registry: registry.subscribe(),
+            authority: Arc::clone(&self.authority),
             minter,
-            Arc::clone(&self.clock),
-            self.config.policy,
-            stop.clone(),
-        );
-        let namespaces = Namespaces::of_self(self.config.require_peerpidfd);
+            audit: Arc::clone(&audit),
+            clock: Arc::clone(&self.clock),
+            policy: policy.subscribe(),
+            stop: stop.clone(),
+        });
+        let namespaces = Namespaces::of_self(self.reloader.config.require_peerpidfd);
         let incoming = Incoming::new(self.listener, namespaces);
-        let grace = self.config.shutdown_grace;
+        let grace = self.reloader.config.shutdown_grace;
         let until = stop.clone();
         tasks.spawn("workload API", async move {
             Ok(workload_api::serve(incoming, api, until, grace).await?)
         });
-        let rotator = Arc::clone(&self.rotator);
+        let config = &self.reloader.config;
+        let facts = Arc::new(Facts {
+            version: VERSION,
+            trust_domain: config.trust_domain.clone(),
+            socket_path: config.socket_path.clone(),
+            started_at: self.clock.now(),
+            rotator: Arc::clone(&rotator),
+            registry: Arc::clone(&registry),
+            files: mirror.status(),
+            audit,
+            clock: Arc::clone(&self.clock),
+        });
+        let (requests, reloads) = mpsc::channel(1);
+        let administration = AdministrationService {
+            facts,
+            reload: ask_for_reload(requests),
+        };
+        let (entries, until) = (EntriesService(Arc::clone(&registry)), stop.clone());
+        tasks.spawn("administration", async move {
+            Ok(admin::serve(self.admin_listener, administration, entries, until).await?)
+        });
+        let until = stop.clone();
         tasks.spawn(
             "rotator",
-            keys(self.rotator, self.lacking, stop.clone(), ready),
+            keys(Arc::clone(&rotator), self.lacking, until, ready),
         );
         let until = stop.clone();
         tasks.spawn("token files", async move {
             mirror.run(until).await;
             Ok(())
         });
+        let until = stop.clone();
         tasks.spawn("names", async move {
-            self.names.run(stop).await;
+            self.names.run(until).await;
             Ok(())
         });
+        let until = stop.clone();
+        tasks.spawn("entries", async move {
+            registry.run(until).await;
+            Ok(())
+        });
+        let until = stop.clone();
+        tasks.spawn("watchdog", async move {
+            systemd::watchdog(until).await;
+            Ok(())
+        });
+        tasks.spawn("reload", async move {
+            Ok(self.reloader.run(reloads, stop).await?)
+        });
         let ended = tasks.run().await;
-        // The lock on the data directory is held until the socket is gone.
-        drop(self.socket);
+        // The lock on the data directory is held until the sockets are gone.
+        drop((self.socket, self.admin_socket));
         drop(rotator);
         match ended {
             None => Ok(()),
@@ -155,6 +238,20 @@ impl Bound {
             }
         }
     }
+}
+
+/// A way to ask the reloader and to hear what it did, in words.
+fn ask_for_reload(requests: mpsc::Sender<reload::Request>) -> ReloadCall {
+    Box::new(move || {
+        let requests = requests.clone();
+        Box::pin(async move {
+            let stopping = || "the agent is stopping".to_owned();
+            let (answer, outcome) = oneshot::channel();
+            requests.send(answer).await.map_err(|_| stopping())?;
+            let outcome = outcome.await.map_err(|_| stopping())?;
+            outcome.map_err(|error| error.to_string())
+        })
+    })
 }
 
 /// Makes the keys that are lacking, all issuers at a time, and then looks after all keys.

@@ -65,6 +65,11 @@ impl Authority {
         })
     }
 
+    /// Whether the documents of an issuer are out.
+    pub fn publishes(&self, issuer: &str) -> bool {
+        self.published.borrow().0.contains_key(issuer)
+    }
+
     /// The bundle of the trust domain: the keys of all issuers. `None` before any is published.
     pub fn bundle(&self) -> Option<Bundle> {
         let published = self.published.borrow();

@@ -44,6 +44,16 @@ impl Attributes {
     }
 }
 
+/// Which file it is: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId(u64, u64);
+
+impl FileId {
+    fn of(stat: &FileStat) -> Self {
+        Self(stat.st_dev, stat.st_ino)
+    }
+}
+
 /// What must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persistence {
@@ -107,7 +117,7 @@ impl Dir {
         bytes: &[u8],
         attributes: Attributes,
         persistence: Persistence,
-    ) -> io::Result<()> {
+    ) -> io::Result<FileId> {
         let temporary = temporary_name()?;
         let unnamed = openat(
             &self.fd,
@@ -115,9 +125,9 @@ impl Dir {
             OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC,
             Mode::empty(),
         );
-        match unnamed {
+        let id = match unnamed {
             Ok(fd) => {
-                fill(&fd, bytes, attributes, persistence)?;
+                let id = fill(&fd, bytes, attributes, persistence)?;
                 let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
                 let follow = AtFlags::AT_SYMLINK_FOLLOW;
                 linkat(
@@ -127,6 +137,7 @@ impl Dir {
                     temporary.as_str(),
                     follow,
                 )?;
+                id
             }
             // The file system cannot make files without a name (NFS, some overlays).
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => {
@@ -136,13 +147,11 @@ impl Dir {
                     | OFlag::O_WRONLY
                     | OFlag::O_CLOEXEC;
                 let fd = openat(&self.fd, temporary.as_str(), flags, Mode::empty())?;
-                if let Err(error) = fill(&fd, bytes, attributes, persistence) {
-                    self.discard(&temporary);
-                    return Err(error);
-                }
+                fill(&fd, bytes, attributes, persistence)
+                    .inspect_err(|_| self.discard(&temporary))?
             }
             Err(errno) => return Err(errno.into()),
-        }
+        };
         if let Err(errno) = renameat(&self.fd, temporary.as_str(), &self.fd, name) {
             self.discard(&temporary);
             return Err(errno.into());
@@ -150,7 +159,23 @@ impl Dir {
         if persistence == Persistence::Synced {
             nix::unistd::fsync(&self.fd)?;
         }
-        Ok(())
+        Ok(id)
+    }
+
+    /// Removes `name` if it is still the file that was written as `id`; tells whether it was.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn remove_own(&self, name: &str, id: FileId) -> io::Result<bool> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileId::of(&stat) == id => {
+                unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
+                Ok(true)
+            }
+            Ok(_) | Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Puts `bytes` under `name` unless the file there already has them and this mode; tells whether
@@ -292,7 +317,7 @@ fn fill(
     bytes: &[u8],
     attributes: Attributes,
     persistence: Persistence,
-) -> io::Result<()> {
+) -> io::Result<FileId> {
     // Whose a new file is, the directory may have decided.
     let is = fstat(fd)?;
     let owner = attributes.owner.filter(|owner| *owner != is.st_uid);
@@ -306,7 +331,7 @@ fn fill(
     if persistence == Persistence::Synced {
         file.sync_all()?;
     }
-    Ok(())
+    Ok(FileId::of(&is))
 }
 
 const TEMPORARY_START: &str = ".agent-";

@@ -146,15 +146,31 @@ impl EntrySet {
             .collect()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The entry with this id.
+    pub fn by_id(&self, id: &str) -> Option<&Arc<Entry>> {
+        self.0.iter().find(|entry| *entry.id == *id)
+    }
+
     /// Every entry in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.0.iter()
     }
 }
 
+impl FromIterator<Arc<Entry>> for EntrySet {
+    fn from_iter<I: IntoIterator<Item = Arc<Entry>>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
 impl FromIterator<Entry> for EntrySet {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        Self(entries.into_iter().map(Arc::new).collect())
+        entries.into_iter().map(Arc::new).collect()
     }
 }
 

@@ -87,10 +87,13 @@ impl Minter {
             jti: jti.as_deref(),
         };
         let input = signing_input(signer.key.jwk(), subject, validity);
+        let kid = signer.key.jwk().kid().to_owned();
         Ok(JwtSvid {
             token: self.sign(signer.key, input).await?,
             spiffe_id: order.spiffe_id.clone(),
             validity,
+            kid,
+            jti,
         })
     }
 

@@ -10,9 +10,9 @@
 //! - signing, pure: `jose`, `svid`, `bundle`
 //! - keys: `key`
 //! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
-//!   `issue`, `mirror`, `registry`
-//! - surfaces: `pb`, `workload_api`
-//! - assembly: `config`, `telemetry`, `shutdown`, `agent`, `cli`
+//!   `issue`, `mirror`, `registry`, `audit`, `socket`
+//! - surfaces: `pb`, `proto_json`, `workload_api`, `admin`
+//! - assembly: `config`, `telemetry`, `shutdown`, `systemd`, `reload`, `agent`, `cli`
 
 #![deny(unsafe_code)]
 // Nothing that a caller, a file or a clock can reach may panic, and only the commands print.
@@ -25,8 +25,10 @@
     clippy::unwrap_used
 )]
 
+mod admin;
 mod agent;
 mod attest;
+mod audit;
 mod authority;
 mod bundle;
 pub mod cli;
@@ -44,14 +46,18 @@ mod mirror;
 mod pb;
 mod peer;
 mod proc;
+mod proto_json;
 mod publish;
 mod registry;
+mod reload;
 mod rotator;
 mod selector;
 mod shutdown;
+mod socket;
 mod spiffe_id;
 mod svid;
 #[expect(unsafe_code, reason = "what the kernel offers and no safe crate does")]
 mod sys;
+mod systemd;
 mod telemetry;
 mod workload_api;

@@ -4,20 +4,25 @@
 //! the time that the machine sleeps. A file that cannot be written keeps its old token and is
 //! tried again, soon at first and then less often.
 
+mod file;
+
+use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::file::{Account, TokenFileSpec};
+use self::file::{MirrorError, put, refresh_after, remove_all, retry_after};
 use crate::attest::names::Names;
 use crate::authority::Authority;
 use crate::clock::Clock;
-use crate::durable::{Attributes, Dir, DirError, Persistence};
-use crate::issue::{IssueError, Minter, Order};
+use crate::durable::FileId;
+use crate::issue::{Minter, Order};
+use crate::registry::Snapshot;
 use crate::svid::Validity;
 
 /// The longest sleep: after a suspend the clock is looked at within this time.
@@ -26,117 +31,85 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How far the wall clock may move from the clock that nobody sets before that counts as a step.
 const LARGEST_DRIFT: Duration = Duration::from_secs(5);
 
-/// A user or a group, as the configuration names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Account {
-    /// By number.
-    Id(u32),
-    /// By name; looked up off the path of callers.
-    Name(String),
-}
-
-/// One token file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenFileSpec {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// The token in it.
-    pub order: Order,
-    /// The share of the token's life after which it is replaced, 0.1 to 0.8.
-    pub refresh_at: f64,
-    /// Permission bits.
-    pub mode: u32,
-    /// The owner; that of the directory where absent.
-    pub owner: Option<Account>,
-    /// The group; that of the directory where absent.
-    pub group: Option<Account>,
-    /// Whether missing directories are made.
-    pub create_directory: bool,
-}
-
-/// Why a file was not written.
-#[derive(Debug, Error)]
-enum MirrorError {
-    #[error(transparent)]
-    Issue(#[from] IssueError),
-    #[error(transparent)]
-    Directory(#[from] DirError),
-    #[error("there is no user {0}")]
-    NoUser(String),
-    #[error("there is no group {0}")]
-    NoGroup(String),
-    #[error("{0}: giving a file to another user or group needs root or CAP_CHOWN and CAP_FOWNER")]
-    Owner(io::Error),
-    #[error(transparent)]
-    Write(io::Error),
-}
-
-impl MirrorError {
-    /// Tells the operator, as loudly as it deserves; whether it did.
-    fn complain(&self, path: &Path) -> bool {
-        let path = path.display();
-        match self {
-            // The keys come in a moment, and the file with them.
-            Self::Issue(IssueError::NotReady(_)) => return false,
-            Self::Directory(error) if error.is_missing() => {
-                tracing::info!(%path, %error, "the token file waits for its directory");
-            }
-            error => {
-                tracing::warn!(%path, %error, "the token file cannot be written; trying again");
-            }
-        }
-        true
-    }
+/// What the mirror follows.
+pub struct Sources {
+    /// The files that are configured.
+    pub files: watch::Receiver<Arc<Vec<TokenFileSpec>>>,
+    /// The entries whose identities they have.
+    pub registry: watch::Receiver<Arc<Snapshot>>,
+    /// Numbers of owners and groups.
+    pub names: watch::Receiver<Arc<Names>>,
+    /// The keys that sign.
+    pub authority: Arc<Authority>,
 }
 
 /// Keeps all token files fresh.
 pub struct Mirror {
+    sources: Sources,
     minter: Arc<Minter>,
-    authority: Arc<Authority>,
-    names: watch::Receiver<Arc<Names>>,
     clock: Arc<dyn Clock>,
     files: Vec<Scheduled>,
+    shown: watch::Sender<Arc<Vec<FileStatus>>>,
 }
 
 /// A file and when it is due, on the clock that counts from boot.
 struct Scheduled {
     spec: Arc<TokenFileSpec>,
+    /// The token that belongs in it; none as long as there is no such entry.
+    order: Option<Arc<Order>>,
     due: Duration,
     failures: u32,
-    /// When the token in the file was made, on both clocks.
-    written: Option<(SystemTime, Duration)>,
+    /// The token that lies in it.
+    written: Option<Written>,
+    /// Why it could not be written the last time.
+    error: String,
     /// Whether the failures were told to the operator, so that their end is too.
     complained: bool,
 }
 
+/// A token that was written to its file.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    file: FileId,
+    validity: Validity,
+    /// When, on the clock that counts from boot.
+    at: Duration,
+}
+
+/// How a file stands, for whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStatus {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The entry that it leans on.
+    pub entry: Arc<str>,
+    /// When its token ends; `None` where there is none.
+    pub expires_at: Option<SystemTime>,
+    /// What is wrong; empty where nothing is.
+    pub error: String,
+}
+
 impl Mirror {
-    /// A mirror of these files, all of them due at once.
-    pub fn new(
-        files: Vec<TokenFileSpec>,
-        minter: Arc<Minter>,
-        authority: Arc<Authority>,
-        names: watch::Receiver<Arc<Names>>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        let schedule = |spec| Scheduled {
-            spec: Arc::new(spec),
-            due: Duration::ZERO,
-            failures: 0,
-            written: None,
-            complained: false,
-        };
+    /// A mirror of what the sources say, all files due at once.
+    pub fn new(sources: Sources, minter: Arc<Minter>, clock: Arc<dyn Clock>) -> Self {
         Self {
+            sources,
             minter,
-            authority,
-            names,
             clock,
-            files: files.into_iter().map(schedule).collect(),
+            files: Vec::new(),
+            shown: watch::Sender::default(),
         }
+    }
+
+    /// How the files stand, now and later.
+    pub fn status(&self) -> watch::Receiver<Arc<Vec<FileStatus>>> {
+        self.shown.subscribe()
     }
 
     /// Writes what is due until told to stop. The files stay: their readers outlive the agent.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut changes = self.authority.changes();
+        let mut changes = self.sources.authority.changes();
+        self.adopt().await;
         loop {
             self.notice_clock_steps();
             for index in 0..self.files.len() {
@@ -145,69 +118,145 @@ impl Mirror {
                 }
                 self.visit(index).await;
             }
+            self.show();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.pause()) => {}
-                // New keys may be what the failed ones wait for.
-                _ = changes.changed() => self.retry_failed(),
-                _ = self.names.changed() => self.retry_failed(),
+                Ok(()) = self.sources.files.changed() => self.adopt().await,
+                Ok(()) = self.sources.registry.changed() => self.adopt().await,
+                // New keys or names may be what the failed ones wait for.
+                Ok(()) = changes.changed() => self.retry_failed(),
+                Ok(()) = self.sources.names.changed() => self.retry_failed(),
             }
         }
     }
 
+    /// Follows the sources: what is as it was goes on, what is new or different is due at once, and
+    /// a file whose block or entry is gone is removed, if it is still the one that was written.
+    async fn adopt(&mut self) {
+        let specs = Arc::clone(&self.sources.files.borrow_and_update());
+        let entries = self.sources.registry.borrow_and_update().entries.clone();
+        let mut former: HashMap<PathBuf, Scheduled> = HashMap::new();
+        for file in self.files.drain(..) {
+            former.insert(file.spec.path.clone(), file);
+        }
+        let mut gone = Vec::new();
+        for spec in specs.iter() {
+            let order = spec.order(&entries).map(Arc::new);
+            let old = former.remove(&spec.path);
+            let mut file = match old {
+                Some(old) if *old.spec == *spec && old.order == order => old,
+                old => Scheduled {
+                    spec: Arc::new(spec.clone()),
+                    order,
+                    due: Duration::ZERO,
+                    failures: 0,
+                    written: old.and_then(|old| old.written),
+                    error: String::new(),
+                    complained: false,
+                },
+            };
+            if file.order.is_none() {
+                file.error = format!(
+                    "there is no entry {:?} that allows its audience",
+                    file.spec.entry
+                );
+                gone.extend(
+                    file.written
+                        .take()
+                        .map(|written| (spec.path.clone(), written.file)),
+                );
+            }
+            self.files.push(file);
+        }
+        for (path, file) in former {
+            gone.extend(file.written.map(|written| (path, written.file)));
+        }
+        if !gone.is_empty() {
+            // Nothing waits for this but the next file.
+            let _ = tokio::task::spawn_blocking(move || remove_all(&gone)).await;
+        }
+    }
+
+    fn show(&self) {
+        let status = |file: &Scheduled| FileStatus {
+            path: file.spec.path.clone(),
+            entry: Arc::clone(&file.spec.entry),
+            expires_at: file.written.map(|written| written.validity.expires_at),
+            error: file.error.clone(),
+        };
+        let all: Vec<_> = self.files.iter().map(status).collect();
+        self.shown.send_if_modified(|old| {
+            let changed = **old != all;
+            if changed {
+                *old = Arc::new(all);
+            }
+            changed
+        });
+    }
+
     async fn visit(&mut self, index: usize) {
         let now = self.clock.since_boot();
-        let Some(spec) = self.files.get(index).filter(|file| file.due <= now) else {
+        let due = self.files.get(index).filter(|file| file.due <= now);
+        let Some((spec, order)) =
+            due.and_then(|file| Some((Arc::clone(&file.spec), Arc::clone(file.order.as_ref()?))))
+        else {
             return;
         };
-        let spec = Arc::clone(&spec.spec);
-        let result = self.write(&spec).await;
+        let result = self.write(&spec, &order).await;
         let now = self.clock.since_boot();
         let Some(file) = self.files.get_mut(index) else {
             return;
         };
         let path = spec.path.display();
         match result {
-            Ok(validity) => {
+            Ok((validity, written)) => {
                 if std::mem::take(&mut file.complained) {
                     tracing::info!(%path, "the token file is written again");
                 }
                 file.failures = 0;
+                file.error.clear();
                 file.due = now + refresh_after(&spec, validity.life());
-                file.written = Some((validity.issued_at, now));
+                file.written = Some(Written {
+                    file: written,
+                    validity,
+                    at: now,
+                });
             }
             Err(error) => {
-                let wait = retry_after(spec.order.ttl, file.failures);
+                let wait = retry_after(spec.ttl, file.failures);
                 if !file.complained {
                     file.complained = error.complain(&spec.path);
                 } else {
                     tracing::debug!(%path, %error, "the token file cannot be written yet");
                 }
+                file.error = error.to_string();
                 file.failures = file.failures.saturating_add(1);
                 file.due = now + wait;
             }
         }
     }
 
-    /// Mints and writes; tells when the token holds.
-    async fn write(&self, spec: &Arc<TokenFileSpec>) -> Result<Validity, MirrorError> {
-        let names = Arc::clone(&self.names.borrow());
-        let svid = self.minter.mint(&spec.order).await?;
+    /// Mints and writes; tells when the token holds and which file it is.
+    async fn write(
+        &self,
+        spec: &Arc<TokenFileSpec>,
+        order: &Order,
+    ) -> Result<(Validity, FileId), MirrorError> {
+        let names = Arc::clone(&self.sources.names.borrow());
+        let svid = self.minter.mint(order).await?;
         let validity = svid.validity;
         let spec = Arc::clone(spec);
         let work = move || put(&spec, &names, svid.token.reveal().as_bytes());
         let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
-        Ok(validity)
+        let file = done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
+        Ok((validity, file))
     }
 
     fn pause(&self) -> Duration {
         let now = self.clock.since_boot();
-        let next = self
-            .files
-            .iter()
-            .map(|file| file.due.saturating_sub(now))
-            .min();
+        let waiting = self.files.iter().filter(|file| file.order.is_some());
+        let next = waiting.map(|file| file.due.saturating_sub(now)).min();
         next.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY))
     }
 
@@ -215,8 +264,8 @@ impl Mirror {
     fn notice_clock_steps(&mut self) {
         let (wall, boot) = (self.clock.now(), self.clock.since_boot());
         for file in &mut self.files {
-            if let Some((issued_at, written)) = file.written {
-                let expected = issued_at + boot.saturating_sub(written);
+            if let Some(written) = file.written {
+                let expected = written.validity.issued_at + boot.saturating_sub(written.at);
                 let step = expected
                     .duration_since(wall)
                     .unwrap_or_else(|ahead| ahead.duration());
@@ -232,68 +281,6 @@ impl Mirror {
             file.due = Duration::ZERO;
         }
     }
-}
-
-/// Writes one file. What is lost in a power cut is made again at the next start, so nothing is
-/// waited for.
-fn put(spec: &TokenFileSpec, names: &Names, token: &[u8]) -> Result<(), MirrorError> {
-    let (Some(directory), Some(name)) = (
-        spec.path.parent(),
-        spec.path.file_name().and_then(|name| name.to_str()),
-    ) else {
-        return Err(MirrorError::Write(io::ErrorKind::InvalidFilename.into()));
-    };
-    let dir = if spec.create_directory {
-        Dir::create(directory, 0o755)?
-    } else {
-        Dir::open(directory)?
-    };
-    dir.sweep().map_err(MirrorError::Write)?;
-    let (owner, group) = dir.owner().map_err(MirrorError::Write)?;
-    let owner = match &spec.owner {
-        None => owner,
-        Some(Account::Id(uid)) => *uid,
-        Some(Account::Name(name)) => names
-            .uid(name)
-            .ok_or_else(|| MirrorError::NoUser(name.clone()))?,
-    };
-    let group = match &spec.group {
-        None => group,
-        Some(Account::Id(gid)) => *gid,
-        Some(Account::Name(name)) => names
-            .gid(name)
-            .ok_or_else(|| MirrorError::NoGroup(name.clone()))?,
-    };
-    let attributes = Attributes {
-        mode: spec.mode,
-        owner: Some(owner),
-        group: Some(group),
-    };
-    let written = dir.replace(name, token, attributes, Persistence::Volatile);
-    written.map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => MirrorError::Owner(error),
-        _ => MirrorError::Write(error),
-    })
-}
-
-/// How long a fresh token stays in its file: a share of its life, moved by up to a tenth for each
-/// path, so that files made together are not rewritten together for ever.
-fn refresh_after(spec: &TokenFileSpec, life: Duration) -> Duration {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-
-    let mut hasher = DefaultHasher::new();
-    spec.path.hash(&mut hasher);
-    let step = u32::try_from(hasher.finish() % 1001).unwrap_or(500);
-    let jitter = 0.9 + 0.2 * f64::from(step) / 1000.0;
-    life.mul_f64((spec.refresh_at * jitter).clamp(0.05, 0.9))
-}
-
-/// How long to wait after a failure: from the shorter of a second and a twentieth of the life,
-/// doubling up to the shorter of thirty seconds and a tenth of it.
-fn retry_after(ttl: Duration, failures: u32) -> Duration {
-    let first = (ttl / 20).min(Duration::from_secs(1));
-    let most = (ttl / 10).min(Duration::from_secs(30));
-    first.saturating_mul(1 << failures.min(10)).min(most)
 }
 
 #[cfg(test)]

@@ -10,3 +10,8 @@
 )]
 
 tonic::include_proto!("_");
+
+/// The administration of an agent.
+pub mod admin {
+    tonic::include_proto!("agent.v1");
+}

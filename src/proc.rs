@@ -112,7 +112,11 @@ impl ProcDir {
     ///
     /// What the kernel says.
     pub fn user_namespace(&self) -> io::Result<(u64, u64)> {
-        let stat = fstatat(&self.0, "ns/user", AtFlags::empty())?;
+        self.link("ns/user")
+    }
+
+    fn link(&self, name: &str) -> io::Result<(u64, u64)> {
+        let stat = fstatat(&self.0, name, AtFlags::empty())?;
         Ok((stat.st_dev, stat.st_ino))
     }
 
@@ -127,6 +131,30 @@ impl ProcDir {
             [status.ruid, status.euid, status.suid, status.fuid],
             [status.rgid, status.egid, status.sgid, status.fgid],
         ))
+    }
+
+    /// Whether it is in our pid and our user namespace. Told by what needs no privilege: a process
+    /// of a pid namespace below ours has several numbers, and one of another user namespace another
+    /// map of users; where we may look at the links of the namespaces, they decide.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::Gone`] where the process is.
+    pub fn shares_namespaces_with_us(&self) -> Result<bool, ProcError> {
+        let own = libc::pid_t::try_from(std::process::id()).unwrap_or(0);
+        let own = Self::open(own)?;
+        for name in ["ns/user", "ns/pid"] {
+            let (theirs, ours) = (self.link(name), own.link(name));
+            if let (Ok(theirs), Ok(ours)) = (theirs, ours)
+                && theirs != ours
+            {
+                return Ok(false);
+            }
+        }
+        let status: Status = self.parse("status")?;
+        let numbers = status.nspid.map_or(1, |numbers| numbers.len());
+        let map = |proc: &Self| proc.read("uid_map");
+        Ok(numbers == 1 && map(self)? == map(&own)?)
     }
 
     /// Whether another process traces it, and could thus act through it.
@@ -150,17 +178,21 @@ impl ProcDir {
     }
 
     fn parse<T: FromRead>(&self, name: &'static str) -> Result<T, ProcError> {
+        let bytes = self.read(name)?;
+        // The name of a process is whatever its owner likes, and cut off anywhere.
+        let text = String::from_utf8_lossy(&bytes);
+        T::from_read(text.as_bytes()).map_err(|error| ProcError::Io(name, io::Error::other(error)))
+    }
+
+    fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcError> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let fd = openat(&self.0, name, flags, Mode::empty()).map_err(|e| gone_or(name, e))?;
         let mut bytes = Vec::new();
         match File::from(fd).read_to_end(&mut bytes) {
-            Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(ProcError::Gone),
-            Err(error) => return Err(ProcError::Io(name, error)),
+            Ok(_) => Ok(bytes),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(ProcError::Gone),
+            Err(error) => Err(ProcError::Io(name, error)),
         }
-        // The name of a process is whatever its owner likes, and cut off anywhere.
-        let text = String::from_utf8_lossy(&bytes);
-        T::from_read(text.as_bytes()).map_err(|error| ProcError::Io(name, io::Error::other(error)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! signatures are made from.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{Authority, IssuerKeys};
 use crate::clock::Clock;
 use crate::entry::KeyRef;
+use crate::issuer::IssuerUrl;
+use crate::jose::Algorithm;
 use crate::jose::jwk::Jwk;
 use crate::key::record::{KeyRecord, KeyState};
 use crate::key::signing::{KeyError, KeySpec, SigningKey};
@@ -24,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
 
 /// An issuer and the keys that it is to have.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct IssuerSpec {
     /// Its label.
     pub name: Arc<str>,
@@ -66,10 +69,49 @@ pub enum RotationError {
     },
 }
 
+/// How an issuer stands.
+#[derive(Debug, Clone)]
+pub struct IssuerStatus {
+    /// Its label.
+    pub name: Arc<str>,
+    /// Its URL.
+    pub url: IssuerUrl,
+    /// Where its documents lie.
+    pub webroot: PathBuf,
+    /// Whether its documents are out, so that it can sign.
+    pub published: bool,
+    /// Its keys, in the order of their making.
+    pub keys: Vec<KeyStatus>,
+}
+
+/// How a key stands.
+#[derive(Debug, Clone)]
+pub struct KeyStatus {
+    /// Its chain.
+    pub name: Arc<str>,
+    /// Its id.
+    pub kid: String,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// Where it is in its life.
+    pub state: KeyState,
+    /// How long ago it began to sign.
+    pub age: Duration,
+    /// How long it is to sign.
+    pub lifespan: Duration,
+}
+
+impl KeyStatus {
+    /// Whether it signs for longer than it should.
+    pub fn is_overdue(&self) -> bool {
+        self.state == KeyState::Active && self.age > self.lifespan
+    }
+}
+
 /// The one writer of keys.
 #[derive(Debug)]
 pub struct Rotator {
-    issuers: Vec<IssuerSpec>,
+    issuers: Mutex<Vec<IssuerSpec>>,
     authority: Arc<Authority>,
     clock: Arc<dyn Clock>,
     disk: Mutex<Disk>,
@@ -97,7 +139,7 @@ impl Rotator {
         records: Vec<KeyRecord>,
     ) -> Self {
         Self {
-            issuers,
+            issuers: Mutex::new(issuers),
             authority,
             clock,
             disk: Mutex::new(Disk { store, records }),
@@ -111,11 +153,11 @@ impl Rotator {
     /// The first issuer whose keys or documents cannot be used.
     pub fn start_existing(&self) -> Result<Vec<IssuerSpec>, RotationError> {
         let mut lacking = Vec::new();
-        for issuer in &self.issuers {
-            if self.disk().has_all_keys(issuer) {
-                self.bring_up(issuer)?;
+        for issuer in self.issuers() {
+            if self.disk().has_all_keys(&issuer) {
+                self.bring_up(&issuer)?;
             } else {
-                lacking.push(issuer.clone());
+                lacking.push(issuer);
             }
         }
         Ok(lacking)
@@ -142,6 +184,29 @@ impl Rotator {
         self.bring_up(issuer)
     }
 
+    /// Puts other issuers in force: makes the keys they lack and publishes them all. Blocks as
+    /// [`Rotator::start_new`] does.
+    ///
+    /// # Errors
+    ///
+    /// The first issuer that cannot be published; those before it are, which harms nobody.
+    pub fn apply(&self, issuers: Vec<IssuerSpec>) -> Result<(), RotationError> {
+        if issuers != self.issuers() {
+            for issuer in &issuers {
+                self.start_new(issuer)?;
+            }
+            *self.issuers.lock().unwrap_or_else(PoisonError::into_inner) = issuers;
+        }
+        Ok(())
+    }
+
+    fn issuers(&self) -> Vec<IssuerSpec> {
+        self.issuers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// The keys of the issuer exist: documents first, then records, then signatures.
     fn bring_up(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
         let mut disk = self.disk();
@@ -165,16 +230,51 @@ impl Rotator {
         Ok(())
     }
 
+    /// How issuers and keys stand.
+    pub fn status(&self) -> Vec<IssuerStatus> {
+        let issuers = self.issuers();
+        let disk = self.disk();
+        let now = disk.store.stamp(&*self.clock);
+        let status = |issuer: &IssuerSpec| {
+            let of_issuer = disk
+                .records
+                .iter()
+                .filter(|r| r.chain.issuer == issuer.name);
+            let key = |record: &KeyRecord| KeyStatus {
+                name: Arc::clone(&record.chain.key),
+                kid: record.jwk.kid().to_owned(),
+                algorithm: record.jwk.algorithm(),
+                state: record.state(),
+                age: record
+                    .activated
+                    .as_ref()
+                    .map_or(Duration::ZERO, |at| at.age(&now)),
+                lifespan: issuer
+                    .chains
+                    .get(&record.chain.key)
+                    .map_or(Duration::ZERO, |s| s.lifespan),
+            };
+            IssuerStatus {
+                name: Arc::clone(&issuer.name),
+                url: issuer.webroot.url.clone(),
+                webroot: issuer.webroot.directory.clone(),
+                published: self.authority.publishes(&issuer.name),
+                keys: of_issuer.map(key).collect(),
+            }
+        };
+        issuers.iter().map(status).collect()
+    }
+
     /// Looks after the keys until told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut complained: Option<tokio::time::Instant> = None;
         loop {
             if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-                for (chain, age, lifespan) in self.overdue() {
+                for key in self.overdue() {
                     tracing::warn!(
-                        key = %chain,
-                        age_seconds = age.as_secs(),
-                        lifespan_seconds = lifespan.as_secs(),
+                        kid = key.kid,
+                        age_seconds = key.age.as_secs(),
+                        lifespan_seconds = key.lifespan.as_secs(),
                         "the signing key is past its lifespan and goes on signing"
                     );
                     complained = Some(tokio::time::Instant::now());
@@ -187,21 +287,10 @@ impl Rotator {
         }
     }
 
-    /// The chains whose key signs for longer than it should.
-    fn overdue(&self) -> Vec<(KeyRef, Duration, Duration)> {
-        let disk = self.disk();
-        let now = disk.store.stamp(&*self.clock);
-        let mut overdue = Vec::new();
-        for issuer in &self.issuers {
-            for (chain, spec) in issuer.keys() {
-                let activated = disk.usable(&chain, spec).and_then(|r| r.activated.as_ref());
-                let age = activated.map_or(Duration::ZERO, |at| at.age(&now));
-                if age > spec.lifespan {
-                    overdue.push((chain, age, spec.lifespan));
-                }
-            }
-        }
-        overdue
+    /// The keys that sign for longer than they should.
+    fn overdue(&self) -> Vec<KeyStatus> {
+        let keys = self.status().into_iter().flat_map(|issuer| issuer.keys);
+        keys.filter(KeyStatus::is_overdue).collect()
     }
 
     fn disk(&self) -> std::sync::MutexGuard<'_, Disk> {

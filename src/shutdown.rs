@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub enum Hangup {
     /// The terminal has gone: the end.
     Stop,
-    /// Nothing: a daemon has no terminal.
+    /// Nothing to do with the end: a daemon has no terminal.
     Ignore,
 }
 
@@ -37,7 +37,6 @@ pub fn on_signals(
                 _ = hung_up.recv() => "SIGHUP",
             };
             if signal == "SIGHUP" && hangup == Hangup::Ignore {
-                tracing::warn!("SIGHUP is ignored: restart to read the configuration anew");
                 continue;
             }
             asked += 1;

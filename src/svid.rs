@@ -32,6 +32,11 @@ impl AudienceClaim {
         }
     }
 
+    /// The audiences as texts.
+    pub fn texts(&self) -> Vec<&str> {
+        self.as_slice().iter().map(Audience::as_str).collect()
+    }
+
     fn to_json(&self) -> Value {
         match self {
             Self::One(audience) => json!(audience.as_str()),
@@ -137,6 +142,10 @@ pub struct JwtSvid {
     pub spiffe_id: SpiffeId,
     /// Its times.
     pub validity: Validity,
+    /// The key that signed it.
+    pub kid: String,
+    /// Its `jti`, where it has one.
+    pub jti: Option<String>,
 }
 
 /// Why a token is not believed. No message holds a part of the token.

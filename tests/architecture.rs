@@ -30,9 +30,19 @@ const FLOORS: [&[&str]; 6] = [
         "issue",
         "mirror",
         "registry",
+        "audit",
+        "socket",
     ],
-    &["pb", "workload_api"],
-    &["config", "telemetry", "shutdown", "agent", "cli"],
+    &["pb", "proto_json", "workload_api", "admin"],
+    &[
+        "config",
+        "telemetry",
+        "shutdown",
+        "systemd",
+        "reload",
+        "agent",
+        "cli",
+    ],
 ];
 
 /// What may be used on the same floor: the user, then the used.
@@ -53,13 +63,25 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("mirror", "authority"),
     ("mirror", "issue"),
     ("registry", "attest"),
+    ("audit", "peer"),
     ("workload_api", "pb"),
+    ("workload_api", "proto_json"),
+    ("admin", "pb"),
+    ("admin", "proto_json"),
+    ("admin", "workload_api"),
     ("config", "telemetry"),
+    ("mirror", "registry"),
+    ("reload", "config"),
+    ("reload", "systemd"),
+    ("reload", "telemetry"),
     ("agent", "config"),
+    ("agent", "reload"),
+    ("agent", "systemd"),
     ("agent", "shutdown"),
     ("cli", "agent"),
     ("cli", "config"),
     ("cli", "shutdown"),
+    ("cli", "systemd"),
     ("cli", "telemetry"),
 ];
 
@@ -166,7 +188,7 @@ fn what_belongs_to_one_floor_stays_there() {
         let never = |what: &str, why: &str| {
             assert!(!code.contains(what), "{}: {what}: {why}", path.display());
         };
-        if !matches!(user.as_str(), "agent" | "cli" | "config") {
+        if !matches!(user.as_str(), "agent" | "cli" | "config" | "reload") {
             never("crate::config", "workers get a spec of their own");
         }
         if !matches!(floor, Some(4..)) && user != "lib" {

@@ -31,7 +31,6 @@ const MAX_TURNS: usize = 1024;
 /// Finds the selectors of callers.
 #[derive(Debug)]
 pub struct WorkloadAttestor {
-    unix: UnixSpec,
     hasher: Arc<Hasher>,
     /// Who looks at programs at the moment, by user.
     turns: Mutex<HashMap<u32, Arc<Semaphore>>>,
@@ -41,13 +40,12 @@ pub struct WorkloadAttestor {
 
 impl WorkloadAttestor {
     /// With the attestors that are configured.
-    pub fn new(unix: UnixSpec, names: watch::Receiver<Arc<Names>>) -> Self {
+    pub fn new(names: watch::Receiver<Arc<Names>>) -> Self {
         let own = libc::pid_t::try_from(std::process::id()).unwrap_or(0);
         let own_user_namespace = crate::proc::ProcDir::open(own)
             .ok()
             .and_then(|proc| proc.user_namespace().ok());
         Self {
-            unix,
             hasher: Arc::default(),
             turns: Mutex::default(),
             names,
@@ -55,14 +53,19 @@ impl WorkloadAttestor {
         }
     }
 
-    /// The selectors of a caller, as many as `entries` can need.
+    /// The selectors of a caller that `unix` may find, as many as `entries` can need.
     ///
     /// # Errors
     ///
     /// The process is not, or is no longer, the one that connected. The connection must not be
     /// used again.
-    pub async fn attest(&self, peer: &Peer, entries: &EntrySet) -> Result<SelectorSet, PeerError> {
-        let result = match self.observe(peer, entries).await {
+    pub async fn attest(
+        &self,
+        peer: &Peer,
+        entries: &EntrySet,
+        unix: UnixSpec,
+    ) -> Result<SelectorSet, PeerError> {
+        let result = match self.observe(peer, entries, unix).await {
             // Another call on this connection may have found a contradiction meanwhile.
             Ok(_) if peer.is_refused() => Err(PeerError::Refused),
             result => result,
@@ -76,7 +79,13 @@ impl WorkloadAttestor {
     /// Facts about the program: those that were kept, or new ones. They are looked for beside the
     /// threads that serve, for a limited time, and one at a time for each user: the file system
     /// that the program lies on is its owner's choice, and may never answer.
-    async fn program(&self, peer: &Peer, proc: &Arc<ProcDir>, wanted: Wants) -> Vec<Selector> {
+    async fn program(
+        &self,
+        peer: &Peer,
+        proc: &Arc<ProcDir>,
+        wanted: Wants,
+        spec: UnixSpec,
+    ) -> Vec<Selector> {
         if let Some(kept) = peer.kept(wanted) {
             return kept;
         }
@@ -85,7 +94,7 @@ impl WorkloadAttestor {
             proc: Arc::clone(proc),
             exe,
             wanted,
-            spec: self.unix,
+            spec,
             own_user_namespace: self.own_user_namespace,
             hasher: Arc::clone(&self.hasher),
         };
@@ -131,18 +140,22 @@ impl WorkloadAttestor {
         Arc::clone(turn)
     }
 
-    async fn observe(&self, peer: &Peer, entries: &EntrySet) -> Result<SelectorSet, PeerError> {
+    async fn observe(
+        &self,
+        peer: &Peer,
+        entries: &EntrySet,
+        spec: UnixSpec,
+    ) -> Result<SelectorSet, PeerError> {
         if peer.is_refused() {
             return Err(PeerError::Refused);
         }
         let proc = Arc::new(peer.verify()?);
-        let spec = self.unix;
         let mut found = unix::cheap(peer, &self.names.borrow());
         if spec.discover_path {
             let wanted = wanted_of_program(entries, &found);
             // A tracer acts through the process it traces, whatever program that is.
             if wanted.is_something() && !proc.is_traced()? {
-                found.extend(self.program(peer, &proc, wanted).await);
+                found.extend(self.program(peer, &proc, wanted, spec).await);
             }
         }
         peer.verify_again(&proc)?;
@@ -176,14 +189,17 @@ mod tests {
         sha256: false,
     };
 
-    fn attestor(discover_path: bool) -> WorkloadAttestor {
-        let spec = UnixSpec {
+    fn attestor() -> WorkloadAttestor {
+        let (_, names) = watch::channel(Arc::default());
+        WorkloadAttestor::new(names)
+    }
+
+    fn spec(discover_path: bool) -> UnixSpec {
+        UnixSpec {
             discover_path,
             size_limit: None,
             hash: true,
-        };
-        let (_, names) = watch::channel(Arc::default());
-        WorkloadAttestor::new(spec, names)
+        }
     }
 
     fn texts(set: &SelectorSet) -> Vec<String> {
@@ -201,7 +217,10 @@ mod tests {
         let attest = async |uid: &str, discover| {
             let entries = [entry("e", "spiffe://td/e", &[uid, "unix:path:/bin/x"])];
             let entries: EntrySet = entries.into_iter().collect();
-            attestor(discover).attest(&peer, &entries).await.unwrap()
+            attestor()
+                .attest(&peer, &entries, spec(discover))
+                .await
+                .unwrap()
         };
         assert!(!texts(&attest(&other, true).await).contains(&path));
         assert!(peer.kept(PATH).is_none());
@@ -214,9 +233,9 @@ mod tests {
     async fn a_connection_that_was_refused_stays_refused() {
         let peer = this_process();
         let entries = EntrySet::default();
-        assert!(attestor(true).attest(&peer, &entries).await.is_ok());
+        assert!(attestor().attest(&peer, &entries, spec(true)).await.is_ok());
         peer.refuse();
-        let refused = attestor(true).attest(&peer, &entries).await;
+        let refused = attestor().attest(&peer, &entries, spec(true)).await;
         assert!(matches!(refused, Err(PeerError::Refused)));
     }
 }

@@ -87,7 +87,7 @@ fn of(names: &BTreeMap<String, u32>, number: u32) -> impl Iterator<Item = &str> 
 /// Keeps the names fresh.
 #[derive(Debug)]
 pub struct NameKeeper {
-    wanted: Arc<WantedNames>,
+    wanted: watch::Receiver<Arc<WantedNames>>,
     names: watch::Sender<Arc<Names>>,
     /// The look-up that is going on: there is one at a time, however long it hangs.
     round: Option<JoinHandle<Result<Names, String>>>,
@@ -95,9 +95,9 @@ pub struct NameKeeper {
 
 impl NameKeeper {
     /// Looks up all names once, so that the first caller finds them.
-    pub async fn start(wanted: WantedNames) -> Self {
+    pub async fn start(wanted: watch::Receiver<Arc<WantedNames>>) -> Self {
         let mut keeper = Self {
-            wanted: Arc::new(wanted),
+            wanted,
             names: watch::Sender::default(),
             round: None,
         };
@@ -111,7 +111,7 @@ impl NameKeeper {
     /// Starts a look-up, or waits on for the one that hangs.
     async fn look_up(&mut self) -> Result<Names, String> {
         let round = self.round.get_or_insert_with(|| {
-            let wanted = Arc::clone(&self.wanted);
+            let wanted = Arc::clone(&self.wanted.borrow_and_update());
             tokio::task::spawn_blocking(move || Names::look_up(&wanted))
         });
         let ended = tokio::time::timeout(TIMEOUT, round).await;
@@ -125,15 +125,22 @@ impl NameKeeper {
         self.names.subscribe()
     }
 
-    /// Looks them up again and again.
+    /// Looks them up again and again, and at once when others are wanted.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut answered = Instant::now();
         loop {
+            let wanted = self.wanted.borrow().clone();
+            let none = wanted.users.is_empty() && wanted.groups.is_empty();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return stop.cancelled().await;
+                    }
+                }
             }
-            if self.wanted.users.is_empty() && self.wanted.groups.is_empty() {
+            if none && *self.wanted.borrow() == wanted {
                 continue;
             }
             match self.look_up().await {

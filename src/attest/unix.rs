@@ -83,6 +83,15 @@ pub fn check(selector: &Selector) -> Result<Wanted, String> {
     }
 }
 
+/// Whether a selector holds the name of a user or a group.
+pub fn is_by_name(selector: &Selector) -> bool {
+    let by_name = ["user:", "group:", "supplementary_group:"];
+    by_name
+        .iter()
+        .any(|start| selector.value().starts_with(start))
+        && selector.kind() == KIND
+}
+
 /// What a selector wants to know of the program: a narrowing within one user, no boundary.
 pub fn wants(selector: &Selector) -> Wants {
     let unix = selector.kind() == KIND;

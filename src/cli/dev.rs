@@ -9,14 +9,14 @@ use anyhow::Context;
 use clap::Args;
 use nix::unistd::{Uid, geteuid, mkdtemp};
 
-use super::run::{Hangup, serve};
+use super::run::serve;
 use super::{Exit, Failure, Outcome, complain, say};
 use crate::config::Config;
 use crate::durable::{Attributes, Dir, Persistence};
 use crate::jose::jws::Unverified;
+use crate::socket::MAX_SOCKET_PATH;
 use crate::telemetry;
 use crate::workload_api::client::WorkloadClient;
-use crate::workload_api::socket::MAX_SOCKET_PATH;
 
 /// Try the agent out: serve the current user, without any configuration, until Ctrl-C.
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub(super) fn dev(args: &DevArgs) -> Outcome {
         wait: true,
     };
     let path = place.path.clone();
-    let served = serve(config, Hangup::Stop, || async move {
+    let served = serve(config, None, || async move {
         let kept = keep_configuration(&path, &text)?;
         let svids = client.fetch_jwt(&[AUDIENCE.to_owned()], None).await?;
         let token = svids.first().map_or("", |svid| &svid.svid);

@@ -1,9 +1,12 @@
 //! The commands: one file each, and here what they share.
 
 mod dev;
+mod entry;
 mod fetch_bundle;
 mod fetch_jwt;
 mod run;
+mod spire;
+mod status;
 mod validate;
 mod validate_jwt;
 
@@ -15,6 +18,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::admin::client::AdminClient;
+use crate::agent::VERSION;
 use crate::duration::parse_duration;
 use crate::entry::{Audience, AudienceError};
 use crate::workload_api::client::{ClientError, WorkloadClient};
@@ -90,14 +95,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 type Outcome = Result<Exit, Failure>;
 
-const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (",
-    env!("SVID_AGENT_COMMIT"),
-    ")"
-);
 const DEFAULT_CONFIG: &str = "/etc/agent/agent.conf";
 const DEFAULT_SOCKET: &str = "/run/agent/api/api.sock";
+const DEFAULT_ADMIN_SOCKET: &str = "/run/agent/private/admin.sock";
 
 /// Short-lived identities for the processes of this machine: SPIFFE JWT-SVIDs over a Unix socket
 /// and in files, and the documents by which others come to trust them.
@@ -116,6 +116,10 @@ enum Command {
     FetchJwt(fetch_jwt::FetchJwtArgs),
     ValidateJwt(validate_jwt::ValidateJwtArgs),
     FetchBundle(fetch_bundle::FetchBundleArgs),
+    Status(status::StatusArgs),
+    Health(status::HealthArgs),
+    Reload(status::ReloadArgs),
+    Entry(entry::EntryArgs),
 }
 
 /// Which configuration.
@@ -148,6 +152,27 @@ impl SocketArgs {
             socket: self.socket.clone(),
             timeout: self.timeout,
             wait: self.wait,
+        }
+    }
+}
+
+/// Where the agent is administered.
+#[derive(Debug, Args)]
+struct AdminArgs {
+    /// The admin socket: a path, or unix:///path.
+    #[arg(long, value_name = "PATH", env = "AGENT_ADMIN_SOCKET", default_value = DEFAULT_ADMIN_SOCKET, value_parser = parse_socket)]
+    admin_socket: PathBuf,
+
+    /// How long a call may take, such as 5s or 1m.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
+    timeout: Duration,
+}
+
+impl AdminArgs {
+    fn client(&self) -> AdminClient {
+        AdminClient {
+            socket: self.admin_socket.clone(),
+            timeout: self.timeout,
         }
     }
 }
@@ -208,6 +233,10 @@ pub fn main() -> Exit {
         Command::FetchJwt(args) => fetch_jwt::fetch_jwt(&args),
         Command::ValidateJwt(args) => validate_jwt::validate_jwt(&args),
         Command::FetchBundle(args) => fetch_bundle::fetch_bundle(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Health(args) => status::health(&args),
+        Command::Reload(args) => status::reload(&args),
+        Command::Entry(args) => entry::entry(&args),
     };
     outcome.unwrap_or_else(|failure| {
         // The reader of our output went away, as `head` does.

@@ -1,19 +1,19 @@
 //! `agent run`: the daemon.
 
 use std::future::Future;
+use std::path::PathBuf;
 
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, Exit, Failure, Outcome, complain};
 use crate::agent::{AgentError, Bound};
 use crate::config::Config;
-pub(super) use crate::shutdown::Hangup;
-use crate::shutdown::on_signals;
+use crate::shutdown::{Hangup, on_signals};
+use crate::systemd;
 use crate::telemetry;
 
 /// Run the agent until it is told to stop by SIGTERM or SIGINT.
@@ -37,15 +37,16 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
         tracing::warn!(place = %warning.place, help, "{}", warning.message);
     }
     let socket = config.socket_path.display().to_string();
-    serve(config, Hangup::Ignore, || async move {
-        tell_systemd(&[NotifyState::Ready]);
-        tracing::info!(version = super::VERSION, socket, "serving");
+    let file = Some(args.config.config.clone());
+    serve(config, file, || async move {
+        systemd::ready("serving");
+        tracing::info!(version = crate::agent::VERSION, socket, "serving");
         Ok(())
     })
 }
 
 /// Serves a configuration, and calls `ready` once when everything works.
-pub(super) fn serve<F>(config: Config, hangup: Hangup, ready: impl FnOnce() -> F) -> Outcome
+pub(super) fn serve<F>(config: Config, file: Option<PathBuf>, ready: impl FnOnce() -> F) -> Outcome
 where
     F: Future<Output = Result<(), Failure>>,
 {
@@ -57,21 +58,31 @@ where
         .worker_threads(threads)
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve_until_told(config, hangup, ready));
+    let outcome = runtime.block_on(serve_until_told(config, file, ready));
     // Nothing that still blocks is worth waiting for.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve_until_told<F>(config: Config, hangup: Hangup, ready: impl FnOnce() -> F) -> Outcome
+async fn serve_until_told<F>(
+    config: Config,
+    file: Option<PathBuf>,
+    ready: impl FnOnce() -> F,
+) -> Outcome
 where
     F: Future<Output = Result<(), Failure>>,
 {
     let stop = CancellationToken::new();
+    // Without a file to read again, a hangup means that the terminal has gone.
+    let hangup = if file.is_some() {
+        Hangup::Ignore
+    } else {
+        Hangup::Stop
+    };
     let hurry = on_signals(stop.clone(), hangup)?;
     let mut hurry = std::pin::pin!(hurry);
     let bound = tokio::select! {
-        bound = Bound::build(config) => bound?,
+        bound = Bound::build(config, file) => bound?,
         () = stop.cancelled() => return Ok(Exit::Success),
         () = &mut hurry => return Ok(Exit::Success),
     };
@@ -88,7 +99,7 @@ where
     };
     let stopping = async {
         stop.cancelled().await;
-        tell_systemd(&[NotifyState::Stopping]);
+        systemd::stopping();
         std::future::pending::<()>().await;
     };
     let all = async { tokio::join!(bound.run(stop.clone(), told), start) };
@@ -102,13 +113,6 @@ where
         Ok(()) => Ok(Exit::Success),
         Err(error @ AgentError::Fault(_)) => Err(Failure::new(Exit::Internal, error)),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Tells the service manager, where there is one.
-fn tell_systemd(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager cannot be told");
     }
 }
 

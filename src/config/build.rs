@@ -1,5 +1,6 @@
 //! Makes sense of the blocks together: references, sums of durations, paths that must not meet.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::context::Context;
@@ -10,10 +11,10 @@ use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
 use crate::duration::show_duration;
 use crate::registry::rules::Rules;
+use crate::socket::MAX_SOCKET_PATH;
 use crate::spiffe_id::TrustDomain;
 use crate::telemetry::{LogFormat, LogLevel, LogSpec};
 use crate::workload_api::Policy;
-use crate::workload_api::socket::MAX_SOCKET_PATH;
 
 /// Builds the configuration; `None` if too much is missing to go on. Errors go to `report`.
 pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
@@ -29,6 +30,9 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     let socket_path = agent
         .path("socket_path")
         .unwrap_or_else(|| runtime_dir.join("api").join("api.sock"));
+    let admin_socket_path = agent
+        .path("admin_socket_path")
+        .unwrap_or_else(|| runtime_dir.join("private").join("admin.sock"));
     let (default_ttl, max_ttl) = ttls(agent, report);
     let mut context = Context {
         // Something to go on with, so that the rest is checked too.
@@ -43,7 +47,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         name_places: Vec::new(),
         report,
     };
-    socket(agent, &mut context);
+    sockets(agent, &admin_socket_path, &mut context);
     let unix = attestors(root, &mut context);
     let rules = Rules {
         trust_domain,
@@ -58,6 +62,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         trust_domain: context.trust_domain,
         data_dir: context.data_dir,
         socket_path: context.socket_path,
+        admin_socket_path,
         socket_mode: agent.mode("socket_mode")?,
         log: log(agent),
         policy: Policy {
@@ -105,30 +110,38 @@ fn ttls(agent: &Block, report: &mut Diagnostics) -> (Duration, Duration) {
     (default.min(max), max)
 }
 
-fn socket(agent: &Block, context: &mut Context<'_>) {
-    let place = agent.place_of("socket_path");
-    let path = context.socket_path.clone();
-    let length = path.as_os_str().len();
-    if length > MAX_SOCKET_PATH {
-        let message = format!("the socket path {} has {length} bytes", path.display());
-        let help = format!(
-            "the kernel takes {MAX_SOCKET_PATH} at most: choose a shorter socket_path or runtime_dir"
-        );
-        context.report.error(place, message, help);
-    }
-    let data_dir = context.data_dir.clone();
-    context.refuse_in_socket_dir("data_dir", &data_dir, agent.place_of("data_dir"));
+fn sockets(agent: &Block, admin: &Path, context: &mut Context<'_>) {
+    let workload = context.socket_path.clone();
     let private = context.private_dir();
-    if path.starts_with(&private) {
+    for (option, path) in [
+        ("socket_path", workload.as_path()),
+        ("admin_socket_path", admin),
+    ] {
+        let place = agent.place_of(option);
+        let length = path.as_os_str().len();
+        if length > MAX_SOCKET_PATH {
+            let message = format!("the socket path {} has {length} bytes", path.display());
+            let help = format!(
+                "the kernel takes {MAX_SOCKET_PATH} at most: choose a shorter {option} or runtime_dir"
+            );
+            context.report.error(place, message, help);
+        }
+    }
+    if workload.starts_with(&private) {
         let message = format!(
             "the socket {} lies in {}",
-            path.display(),
+            workload.display(),
             private.display()
         );
+        let place = agent.place_of("socket_path");
         context
             .report
             .error(place, message, "nobody else could reach it there");
     }
+    let admin_place = agent.place_of("admin_socket_path");
+    context.refuse_in_socket_dir("the admin socket", admin, admin_place);
+    let data_dir = context.data_dir.clone();
+    context.refuse_in_socket_dir("data_dir", &data_dir, agent.place_of("data_dir"));
 }
 
 fn log(agent: &Block) -> LogSpec {

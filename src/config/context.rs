@@ -8,6 +8,7 @@ use super::diagnostic::{Diagnostics, Place};
 use super::hcl::Block;
 use crate::attest::names::WantedNames;
 use crate::entry::Entry;
+use crate::registry::is_id;
 use crate::rotator::IssuerSpec;
 use crate::spiffe_id::TrustDomain;
 
@@ -80,16 +81,10 @@ impl Context<'_> {
 
 /// Checks the label of a block that names something.
 pub fn name(block: &Block, report: &mut Diagnostics) -> Arc<str> {
-    if !is_label(&block.label) {
+    if !is_id(&block.label) {
         let message = format!("{:?} is no name for {}", block.label, block.spec.name);
         let help = "use letters, digits, '.', '-' and '_', and no '.' at the start";
         report.error(&block.label_place, message, help);
     }
     block.label.as_str().into()
-}
-
-/// A label as it is used in names and paths.
-pub fn is_label(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    (1..=255).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('.')
 }

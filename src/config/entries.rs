@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::context::{Context, is_label, name};
+use super::context::{Context, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
-use super::value::nearest;
+use super::value::closest;
 use crate::duration::show_duration;
-use crate::entry::{Audience, Entry};
-use crate::issue::Order;
+use crate::entry::Audience;
 use crate::mirror::{Account, TokenFileSpec};
+use crate::registry::is_id;
 use crate::registry::rules::{EntryRequest, Fault, Rules, names};
 use crate::svid::AudienceClaim;
 
@@ -125,27 +125,12 @@ pub fn build_token_files(root: &Block, context: &mut Context<'_>) -> Vec<TokenFi
 fn token_file(root: &Block, block: &Block, context: &mut Context<'_>) -> Option<TokenFileSpec> {
     let path = Path::new(&block.label).to_owned();
     check_path(block, &path, context);
-    let audience = audience(block, context);
-    let entry = entry(root, block, context)?;
-    let audience = audience?;
-    if !entry.allows(audience.as_slice()) {
-        let message = format!("entry {:?} does not allow this audience", entry.id);
-        let help = "add it to the audiences of the entry, or choose one of them";
-        context
-            .report
-            .error(block.place_of("audience"), message, help);
-    }
-    let order = Order {
-        key: entry.key,
-        spiffe_id: entry.spiffe_id,
-        audience,
-        claims: entry.claims,
-        ttl: ttl(block, "ttl", context)?,
-        nbf_margin: block.duration("nbf_margin")?,
-        jti: entry.jti,
-    };
+    let audience = audience(block, context)?;
+    let entry = block.text("entry")?;
+    check_entry(root, block, &entry, &audience, context);
+    let ttl = ttl(block, "ttl", context)?;
     let refresh_at = block.share("refresh_at")?;
-    let left = order.ttl.mul_f64(1.0 - (refresh_at * 1.1).min(0.9));
+    let left = ttl.mul_f64(1.0 - (refresh_at * 1.1).min(0.9));
     if left < SDK_CACHE {
         let place = if block.has("ttl") {
             block.place_of("ttl")
@@ -163,7 +148,10 @@ fn token_file(root: &Block, block: &Block, context: &mut Context<'_>) -> Option<
         owner: account(block, "owner", "user", context),
         group: account(block, "group", "group", context),
         path,
-        order,
+        entry: entry.into(),
+        audience,
+        ttl,
+        nbf_margin: block.duration("nbf_margin")?,
         refresh_at,
         mode: mode(block, context)?,
         create_directory: block.flag("create_directory") && below_tokens,
@@ -245,25 +233,45 @@ fn audience(block: &Block, context: &mut Context<'_>) -> Option<AudienceClaim> {
     }
 }
 
-fn entry(root: &Block, block: &Block, context: &mut Context<'_>) -> Option<Entry> {
-    let wanted = block.text("entry")?;
-    let found = context
-        .entries
-        .iter()
-        .find(|entry| *entry.id == *wanted)
-        .cloned();
-    let written = root.children("entry").any(|block| block.label == wanted);
-    // One that is there and wrong has been complained about already.
-    if found.is_none() && !written {
-        let known: Vec<_> = root
-            .children("entry")
-            .map(|block| block.label.as_str())
-            .collect();
-        let help = nearest(&wanted, &known);
-        let message = format!("there is no entry {wanted:?}");
-        context.report.error(block.place_of("entry"), message, help);
+/// An entry that is written must allow the audience. One that is not may be made while the agent
+/// runs; the file waits for it.
+fn check_entry(
+    root: &Block,
+    block: &Block,
+    wanted: &str,
+    audience: &AudienceClaim,
+    context: &mut Context<'_>,
+) {
+    let found = context.entries.iter().find(|entry| *entry.id == *wanted);
+    if let Some(entry) = found {
+        if !entry.allows(audience.as_slice()) {
+            let message = format!("entry {wanted:?} does not allow this audience");
+            let help = "add it to the audiences of the entry, or choose one of them";
+            context
+                .report
+                .error(block.place_of("audience"), message, help);
+        }
+        return;
     }
-    found
+    let known: Vec<_> = root
+        .children("entry")
+        .map(|block| block.label.as_str())
+        .collect();
+    // One that is there and wrong has been complained about already.
+    if known.contains(&wanted) {
+        return;
+    }
+    let message = format!("there is no entry {wanted:?} in the configuration");
+    let place = block.place_of("entry");
+    match closest(wanted, &known) {
+        Some(meant) => context
+            .report
+            .error(place, message, format!("did you mean {meant}?")),
+        None => {
+            let help = "the file waits for one that is made with agent entry create --entry-id";
+            context.report.warning(place, message, help);
+        }
+    }
 }
 
 fn account(block: &Block, option: &str, kind: &str, context: &mut Context<'_>) -> Option<Account> {
@@ -271,7 +279,7 @@ fn account(block: &Block, option: &str, kind: &str, context: &mut Context<'_>) -
     if let Ok(id) = text.parse() {
         return Some(Account::Id(id));
     }
-    if !is_label(&text.replace(['@', '+', '$', '\\', ' '], "_")) {
+    if !is_id(&text.replace(['@', '+', '$', '\\', ' '], "_")) {
         let message = format!("{text:?} is no name of a {kind}");
         context
             .report

@@ -43,6 +43,8 @@ pub struct Config {
     pub socket_path: PathBuf,
     /// Its permission bits.
     pub socket_mode: u32,
+    /// The socket for administration.
+    pub admin_socket_path: PathBuf,
     /// What is logged, and how.
     pub log: LogSpec,
     /// What the Workload API allows.
@@ -94,6 +96,31 @@ impl Config {
     pub fn print(path: &Path) -> Result<String, Diagnostics> {
         let (root, config, _) = understand(path, &read(path)?)?;
         Ok(print::effective(&root, &config))
+    }
+
+    /// What differs in `other` and cannot change while the agent runs.
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("trust_domain", self.trust_domain != other.trust_domain),
+            ("data_dir", self.data_dir != other.data_dir),
+            ("socket_path", self.socket_path != other.socket_path),
+            (
+                "admin_socket_path",
+                self.admin_socket_path != other.admin_socket_path,
+            ),
+            ("socket_mode", self.socket_mode != other.socket_mode),
+            ("log_format", self.log.format != other.log.format),
+            (
+                "require_peerpidfd",
+                self.require_peerpidfd != other.require_peerpidfd,
+            ),
+            (
+                "shutdown_grace",
+                self.shutdown_grace != other.shutdown_grace,
+            ),
+        ];
+        let differing = pairs.into_iter().filter(|(_, differs)| *differs);
+        differing.map(|(name, _)| name).collect()
     }
 
     /// Looks up the names that occur and warns about those that nobody has.

@@ -106,6 +106,7 @@ static AGENT: BlockSpec = BlockSpec {
         opt("data_dir", Kind::Path, Default("\"/var/lib/agent\""), "Where keys and their state are kept, in private/ below it."),
         opt("runtime_dir", Kind::Path, Default("\"/run/agent\""), "Where sockets and token files live; lost at a reboot."),
         opt("socket_path", Kind::Path, Derived("<runtime_dir>/api/api.sock"), "The Workload API socket. It needs a directory of its own."),
+        opt("admin_socket_path", Kind::Path, Derived("<runtime_dir>/private/admin.sock"), "The socket for administration, in a directory that only the agent's user can enter."),
         opt("socket_mode", Kind::Mode, Default("\"0777\""), "Who may connect. What a caller gets is decided by entries, not by this."),
         opt("log_level", Kind::Choice(&["error", "warn", "info", "debug", "trace"]), Default("\"info\""), "The least important messages that are logged."),
         opt("log_format", Kind::Choice(&["text", "json"]), Default("\"text\""), "One line of text or of JSON for each message, on standard error."),

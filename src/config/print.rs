@@ -71,6 +71,7 @@ fn derived(block: &Block, option: &str, config: &Config) -> Option<String> {
     };
     Some(match (block.spec.name, option) {
         ("agent", "socket_path") => quoted(&config.socket_path.to_string_lossy()),
+        ("agent", "admin_socket_path") => quoted(&config.admin_socket_path.to_string_lossy()),
         ("issuer", "webroot") => quoted(&issuer()?.webroot.directory.to_string_lossy()),
         ("issuer", "jwks_uri") => quoted(&issuer()?.webroot.jwks_uri),
         ("entry", "jwt_svid_ttl") => quoted(&show_duration(entry()?.ttl)),

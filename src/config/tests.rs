@@ -67,7 +67,7 @@ fn what_is_written_and_what_is_not_both_mean_something() {
     let file = &config.token_files[0];
     assert_eq!(file.owner, Some(Account::Id(1001)));
     assert_eq!((file.mode, file.create_directory), (0o400, true));
-    assert!(matches!(file.order.audience, AudienceClaim::One(_)));
+    assert!(matches!(file.audience, AudienceClaim::One(_)));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_list_of_one_audience_stays_a_list() {
     let text = GOOD.replace("audience = \"sts.amazonaws.com\"", "audience = [\"a\"]");
     let config = parse(&text).unwrap().0;
     assert!(matches!(
-        config.token_files[0].order.audience,
+        config.token_files[0].audience,
         AudienceClaim::List(_)
     ));
 }

@@ -296,7 +296,7 @@ pub fn nearest(word: &str, known: &[&str]) -> String {
 }
 
 /// The known word that was likely meant: a few letters away, or the same start.
-fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let distance = |name: &&str| strsim::damerau_levenshtein(word, name);
     let near = known
         .iter()

@@ -58,6 +58,18 @@ pub enum KeyState {
     Retired,
 }
 
+impl KeyState {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Published => "published",
+            Self::Active => "active",
+            Self::Retired => "retired",
+        }
+    }
+}
+
 /// The record of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRecord {

@@ -98,6 +98,11 @@ impl KeyStore {
         Ok((store, records))
     }
 
+    /// The directory that is locked and closed to others.
+    pub fn private(&self) -> &Path {
+        self.private.path()
+    }
+
     /// The moment, as records keep it.
     pub fn stamp(&self, clock: &dyn Clock) -> Stamp {
         Stamp::now(clock, &self.boot_id)
@@ -124,7 +129,8 @@ impl KeyStore {
                 Attributes::own(0o600),
                 Persistence::Synced,
             )
-            .map_err(problem)
+            .map_err(problem)?;
+        Ok(())
     }
 
     /// Reads the private key that belongs to a public one.

@@ -2,25 +2,18 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::attest::unix::UnixSpec;
 use crate::clock::fake::FakeClock;
-use crate::entry::{Claims, KeyRef};
+use crate::entry::tests::entry;
 use crate::svid::AudienceClaim;
 
 fn spec(path: PathBuf) -> TokenFileSpec {
     TokenFileSpec {
         path,
-        order: Order {
-            key: KeyRef {
-                issuer: "main".into(),
-                key: "main".into(),
-            },
-            spiffe_id: "spiffe://td/x".parse().unwrap(),
-            audience: AudienceClaim::One("a".parse().unwrap()),
-            claims: Claims::default(),
-            ttl: Duration::from_secs(3600),
-            nbf_margin: Duration::ZERO,
-            jti: false,
-        },
+        entry: "x".into(),
+        audience: AudienceClaim::One("a".parse().unwrap()),
+        ttl: Duration::from_secs(3600),
+        nbf_margin: Duration::ZERO,
         refresh_at: 0.45,
         mode: 0o400,
         owner: None,
@@ -33,7 +26,7 @@ fn spec(path: PathBuf) -> TokenFileSpec {
 fn a_file_is_refreshed_well_before_its_token_ends_and_files_differ() {
     let after = |name: &str| {
         let spec = spec(PathBuf::from(format!("/run/{name}")));
-        refresh_after(&spec, spec.order.ttl)
+        refresh_after(&spec, spec.ttl)
     };
     let all: Vec<_> = (0..100).map(|i| after(&format!("token{i}"))).collect();
     for wait in &all {
@@ -84,14 +77,37 @@ fn an_owner_that_nobody_knows_leaves_the_old_token_in_place() {
     assert_eq!(fs::read(&spec.path).unwrap(), b"old");
 }
 
-#[test]
-fn a_step_of_the_wall_clock_makes_a_file_due_and_the_passing_of_time_does_not() {
-    let clock = Arc::new(FakeClock::at(1_800_000_000));
+fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
     let authority = Arc::new(Authority::new("td".parse().unwrap()));
-    let minter = Arc::new(Minter::new(Arc::clone(&authority), clock.clone()));
-    let (_, names) = watch::channel(Arc::default());
-    let files = vec![spec(PathBuf::from("/run/token"))];
-    let mut mirror = Mirror::new(files, minter, authority, names, clock.clone());
+    let clock: Arc<dyn Clock> = clock.clone();
+    let minter = Arc::new(Minter::new(Arc::clone(&authority), Arc::clone(&clock)));
+    let entries = [entry("x", "spiffe://td/x", &["unix:uid:1"])];
+    let unix = UnixSpec {
+        discover_path: false,
+        size_limit: None,
+        hash: true,
+    };
+    let snapshot = Snapshot {
+        entries: entries.into_iter().collect(),
+        unix,
+    };
+    let sources = Sources {
+        files: watch::channel(Arc::new(files)).1,
+        registry: watch::channel(Arc::new(snapshot)).1,
+        names: watch::channel(Arc::default()).1,
+        authority,
+    };
+    Mirror::new(sources, minter, clock)
+}
+
+#[tokio::test]
+async fn a_step_of_the_wall_clock_makes_a_file_due_and_the_passing_of_time_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let spec = spec(directory.path().canonicalize().unwrap().join("token"));
+    let file = put(&spec, &Names::default(), b"token").unwrap();
+    let clock = Arc::new(FakeClock::at(1_800_000_000));
+    let mut mirror = mirror(&clock, vec![spec]);
+    mirror.adopt().await;
     let due = clock.since_boot() + Duration::from_secs(1000);
     for (wall, stays) in [
         (1_800_000_060, true),
@@ -99,14 +115,40 @@ fn a_step_of_the_wall_clock_makes_a_file_due_and_the_passing_of_time_does_not() 
         (1_800_100_000, false),
         (1_700_000_000, false),
     ] {
+        let start = crate::clock::from_unix_seconds(1_800_000_000);
         mirror.files[0].due = due;
-        mirror.files[0].written = Some((
-            crate::clock::from_unix_seconds(1_800_000_000),
-            clock.since_boot(),
-        ));
+        mirror.files[0].written = Some(Written {
+            file,
+            validity: Validity::starting(start, Duration::from_secs(3600), Duration::ZERO),
+            at: clock.since_boot(),
+        });
         clock.advance(Duration::from_secs(60));
         clock.set_wall(wall);
         mirror.notice_clock_steps();
         assert_eq!(mirror.files[0].due == due, stays, "{wall}");
     }
+}
+
+#[tokio::test]
+async fn a_file_whose_entry_is_gone_is_removed_if_it_is_still_the_one_that_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let [ours, others] = ["ours", "others"].map(|name| spec(root.join(name)));
+    let clock = Arc::new(FakeClock::at(1_800_000_000));
+    let mut mirror = mirror(&clock, vec![ours.clone(), others.clone()]);
+    mirror.adopt().await;
+    for (file, spec) in mirror.files.iter_mut().zip([&ours, &others]) {
+        file.written = Some(Written {
+            file: put(spec, &Names::default(), b"token").unwrap(),
+            validity: Validity::starting(clock.now(), Duration::from_secs(60), Duration::ZERO),
+            at: clock.since_boot(),
+        });
+    }
+    fs::rename(&others.path, root.join("moved")).unwrap();
+    fs::write(&others.path, b"of somebody else").unwrap();
+    let gone = Vec::new();
+    mirror.sources.files = watch::channel(Arc::new(gone)).1;
+    mirror.adopt().await;
+    assert!(!ours.path.exists());
+    assert_eq!(fs::read(&others.path).unwrap(), b"of somebody else");
 }

@@ -1,3 +1,264 @@
-//! Registration entries: what makes one, and which there are.
+//! Registration entries: which there are. Those of the configuration come first, in its order;
+//! those that were made while the agent ran follow in the order of their making, and are kept.
+//!
+//! Others see a snapshot, replaced as a whole: a call meets the old set or the new one.
 
 pub mod rules;
+pub mod store;
+mod table;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::rules::{EntryRequest, Rules, names};
+use self::store::{Change, EntryStore, EntryStoreError, Record};
+pub use self::table::{Listed, Made, RegistryError, Wish, is_id};
+use self::table::{Table, likeness, told};
+use crate::attest::names::WantedNames;
+use crate::attest::unix::UnixSpec;
+use crate::clock::{Clock, unix_seconds};
+use crate::entry::{Entry, EntrySet};
+
+/// The longest time between two looks at entries that end.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// What a call needs of the entries and the attestor, at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The entries in order.
+    pub entries: EntrySet,
+    /// What the `unix` attestor finds.
+    pub unix: UnixSpec,
+}
+
+/// All entries.
+#[derive(Debug)]
+pub struct Registry {
+    inner: Mutex<Table>,
+    current: watch::Sender<Arc<Snapshot>>,
+    names: watch::Sender<Arc<WantedNames>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Registry {
+    /// Opens the entries that are kept in `private`, for a configuration.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read.
+    pub fn open(
+        private: &Path,
+        rules: Rules,
+        configured: Vec<Entry>,
+        other_names: WantedNames,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, EntryStoreError> {
+        let (store, records) = EntryStore::open(&private.join("entries.redb"))?;
+        let snapshot = Snapshot {
+            entries: EntrySet::default(),
+            unix: rules.unix,
+        };
+        let mut inner = Table {
+            store,
+            rules,
+            configured: configured.into_iter().map(Arc::new).collect(),
+            other_names,
+            kept: BTreeMap::new(),
+            numbers: HashMap::new(),
+            similar: HashMap::new(),
+        };
+        for (number, record) in records {
+            inner.insert(number, record);
+        }
+        let registry = Self {
+            inner: Mutex::new(inner),
+            current: watch::Sender::new(Arc::new(snapshot)),
+            names: watch::Sender::default(),
+            clock,
+        };
+        registry.publish(&registry.inner());
+        Ok(registry)
+    }
+
+    /// What holds now, and wakes when it changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.current.subscribe()
+    }
+
+    /// The names that entries ask for, and wakes when there are others.
+    pub fn names(&self) -> watch::Receiver<Arc<WantedNames>> {
+        self.names.subscribe()
+    }
+
+    /// Puts another configuration in force. Kept entries that break its rules cease to match and
+    /// stay kept.
+    pub fn configure(&self, rules: Rules, configured: Vec<Entry>, other_names: WantedNames) {
+        let mut inner = self.inner();
+        inner.rules = rules;
+        inner.configured = configured.into_iter().map(Arc::new).collect();
+        inner.other_names = other_names;
+        let records: Vec<_> = inner
+            .kept
+            .iter()
+            .map(|(n, kept)| (*n, kept.record.clone()))
+            .collect();
+        for (number, record) in records {
+            inner.insert(number, record);
+        }
+        self.publish(&inner);
+    }
+
+    /// Makes entries, all in one step on the disk; each wish succeeds or fails for itself.
+    pub fn create(&self, wishes: Vec<Wish>) -> Vec<Result<Made, RegistryError>> {
+        let mut inner = self.inner();
+        let mut results = Vec::with_capacity(wishes.len());
+        let mut fresh: Vec<u64> = Vec::new();
+        let now = unix_seconds(self.clock.now());
+        for wish in wishes {
+            let made = inner.check_new(wish, now);
+            results.push(made.map(|(record, warnings)| {
+                let id: Arc<str> = record.id.as_str().into();
+                let number = inner.kept.last_key_value().map_or(0, |(last, _)| last + 1);
+                inner.insert(number, record);
+                fresh.push(number);
+                Made { id, warnings }
+            }));
+        }
+        let changes: Vec<_> = fresh
+            .iter()
+            .filter_map(|number| Some(Change::Put(*number, &inner.kept.get(number)?.record)))
+            .collect();
+        if let Err(error) = inner.store.apply(&changes) {
+            for number in fresh {
+                inner.remove(number);
+            }
+            let reason = error.to_string();
+            for result in results.iter_mut().filter(|result| result.is_ok()) {
+                *result = Err(RegistryError::Exists(reason.clone()));
+            }
+            return results;
+        }
+        self.publish(&inner);
+        results
+    }
+
+    /// Replaces an entry as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Why it is as it was.
+    pub fn update(&self, id: &str, request: EntryRequest) -> Result<Made, RegistryError> {
+        let mut inner = self.inner();
+        let number = inner.number(id)?;
+        let former = inner.kept.get(&number).cloned();
+        let former = former.ok_or_else(|| RegistryError::Missing(id.to_owned()))?;
+        let (entry, faults) = inner
+            .rules
+            .check(former.record.id.as_str().into(), &request);
+        let warnings = told(entry.as_ref(), &faults)?;
+        let record = Record {
+            revision: former.record.revision + 1,
+            request,
+            ..former.record.clone()
+        };
+        if let Some(other) = inner
+            .similar
+            .get(&likeness(&record.request))
+            .filter(|n| **n != number)
+        {
+            return Err(inner.similar_to(*other));
+        }
+        inner.store.apply(&[Change::Put(number, &record)])?;
+        inner.insert(number, record);
+        self.publish(&inner);
+        Ok(Made {
+            id: former.record.id.into(),
+            warnings,
+        })
+    }
+
+    /// Removes an entry.
+    ///
+    /// # Errors
+    ///
+    /// Why it is still there.
+    pub fn delete(&self, id: &str) -> Result<(), RegistryError> {
+        let mut inner = self.inner();
+        let number = inner.number(id)?;
+        inner.store.apply(&[Change::Remove(number)])?;
+        inner.remove(number);
+        self.publish(&inner);
+        Ok(())
+    }
+
+    /// How many entries the configuration has, and how many were made while the agent ran.
+    pub fn counts(&self) -> (u64, u64) {
+        let inner = self.inner();
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        (count(inner.configured.len()), count(inner.kept.len()))
+    }
+
+    /// Every entry in order.
+    pub fn list(&self) -> Vec<Listed> {
+        let inner = self.inner();
+        let configured = inner.configured.iter().map(|entry| Listed {
+            record: None,
+            entry: Some(Arc::clone(entry)),
+            problem: String::new(),
+        });
+        let kept = inner.kept.values().map(|kept| Listed {
+            record: Some(kept.record.clone()),
+            entry: kept.entry.as_ref().ok().cloned(),
+            problem: kept.entry.as_ref().err().cloned().unwrap_or_default(),
+        });
+        configured.chain(kept).collect()
+    }
+
+    /// Lets entries end when their time has come, until told to stop.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let next = self.inner().next_end(self.clock.now());
+            let pause = next.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let inner = self.inner();
+            let alive = inner.alive(self.clock.now()).count();
+            if alive != self.current.borrow().entries.len() {
+                self.publish(&inner);
+            }
+        }
+    }
+
+    fn publish(&self, inner: &Table) {
+        let entries: EntrySet = inner.alive(self.clock.now()).collect();
+        let mut wanted = names(entries.iter().flat_map(|entry| entry.selectors.iter()));
+        wanted.users.extend(inner.other_names.users.iter().cloned());
+        wanted
+            .groups
+            .extend(inner.other_names.groups.iter().cloned());
+        self.names.send_if_modified(|old| {
+            let changed = **old != wanted;
+            if changed {
+                *old = Arc::new(wanted);
+            }
+            changed
+        });
+        let unix = inner.rules.unix;
+        self.current
+            .send_replace(Arc::new(Snapshot { entries, unix }));
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Table> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -363,7 +363,10 @@ fn check_hint(hint: &str, faults: &mut Faults) {
 /// The user and group names that selectors ask for.
 pub fn names<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> WantedNames {
     let mut wanted = WantedNames::default();
-    for selector in selectors {
+    for selector in selectors
+        .into_iter()
+        .filter(|selector| unix::is_by_name(selector))
+    {
         match unix::check(selector) {
             Ok(Wanted::User(name)) => drop(wanted.users.insert(name)),
             Ok(Wanted::Group(name)) => drop(wanted.groups.insert(name)),

@@ -15,11 +15,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::SECURITY_HEADER;
-use super::claims::to_json;
 use crate::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use crate::pb::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, ValidateJwtsvidRequest,
 };
+use crate::proto_json::to_json;
 
 /// How long to wait before trying again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -179,7 +179,8 @@ impl WorkloadClient {
         let mut pause = FIRST_PAUSE;
         loop {
             let attempt = async {
-                let reply = call(connect(&self.socket).await?).await;
+                let stub = Stub::new(channel(&self.socket).await?);
+                let reply = call(stub).await;
                 reply.map_err(|status| self.judge(status))
             };
             let late = || lost(&self.socket);
@@ -248,7 +249,12 @@ fn connect_help(error: &io::Error) -> &'static str {
     }
 }
 
-async fn connect(path: &Path) -> Result<Stub, ClientError> {
+/// A connection to whoever listens at a path.
+///
+/// # Errors
+///
+/// Why there is none.
+pub async fn channel(path: &Path) -> Result<Channel, ClientError> {
     let stream = UnixStream::connect(path).await;
     let mut stream = Some(stream.map_err(|source| {
         let path = path.to_owned();
@@ -266,7 +272,5 @@ async fn connect(path: &Path) -> Result<Stub, ClientError> {
             std::future::ready(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
         }))
         .await;
-    Ok(SpiffeWorkloadApiClient::new(
-        channel.map_err(|_| lost(path))?,
-    ))
+    channel.map_err(|_| lost(path))
 }

@@ -1,9 +1,7 @@
 //! The SPIFFE Workload API on its Unix socket.
 
-mod claims;
 pub mod client;
 mod service;
-pub mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +12,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
-pub use self::service::{Policy, WorkloadApi};
+pub use self::service::{Parts, Policy, WorkloadApi};
 use crate::conn::Conn;
 use crate::conn::accept::Incoming;
 use crate::issue::IssueError;

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::Refusal;
-use super::claims::to_struct;
 use crate::attest::WorkloadAttestor;
+use crate::audit::Audit;
 use crate::authority::{Authority, Published};
 use crate::clock::Clock;
 use crate::entry::{Audience, Entry, EntrySet, identities};
@@ -24,6 +24,8 @@ use crate::pb::{
     X509svidResponse,
 };
 use crate::peer::Peer;
+use crate::proto_json;
+use crate::registry::Snapshot;
 use crate::selector::SelectorSet;
 use crate::spiffe_id::SpiffeId;
 use crate::svid::{AudienceClaim, validate};
@@ -44,46 +46,40 @@ pub struct Policy {
     pub allow_unauthenticated_verifiers: bool,
 }
 
-/// The service.
-#[derive(Clone)]
-pub struct WorkloadApi(Arc<Inner>);
-
-struct Inner {
-    attestor: WorkloadAttestor,
-    entries: watch::Receiver<Arc<EntrySet>>,
-    authority: Arc<Authority>,
-    minter: Arc<Minter>,
-    clock: Arc<dyn Clock>,
-    policy: Policy,
-    stop: CancellationToken,
+/// What the service works with.
+pub struct Parts {
+    /// Tells callers.
+    pub attestor: WorkloadAttestor,
+    /// Entries and what goes with them.
+    pub registry: watch::Receiver<Arc<Snapshot>>,
+    /// Published keys.
+    pub authority: Arc<Authority>,
+    /// Makes tokens.
+    pub minter: Arc<Minter>,
+    /// Keeps the record.
+    pub audit: Arc<Audit>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What the operator decides.
+    pub policy: watch::Receiver<Policy>,
+    /// Ends streams.
+    pub stop: CancellationToken,
 }
 
+/// The service.
+#[derive(Clone)]
+pub struct WorkloadApi(Arc<Parts>);
+
 impl WorkloadApi {
-    /// A service that ends its streams at `stop`.
-    pub fn new(
-        attestor: WorkloadAttestor,
-        entries: watch::Receiver<Arc<EntrySet>>,
-        authority: Arc<Authority>,
-        minter: Arc<Minter>,
-        clock: Arc<dyn Clock>,
-        policy: Policy,
-        stop: CancellationToken,
-    ) -> Self {
-        Self(Arc::new(Inner {
-            attestor,
-            entries,
-            authority,
-            minter,
-            clock,
-            policy,
-            stop,
-        }))
+    /// A service of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 }
 
-impl Inner {
-    async fn attest(&self, peer: &Peer, entries: &EntrySet) -> Result<SelectorSet, Refusal> {
-        let found = self.attestor.attest(peer, entries).await;
+impl Parts {
+    async fn attest(&self, peer: &Peer, now: &Snapshot) -> Result<SelectorSet, Refusal> {
+        let found = self.attestor.attest(peer, &now.entries, now.unix).await;
         found.map_err(|error| {
             let (pid, uid) = (peer.pid(), peer.uid());
             tracing::warn!(pid, uid, %error, "workload attestation failed");
@@ -94,9 +90,9 @@ impl Inner {
     async fn fetch(&self, peer: &Peer, request: JwtsvidRequest) -> Result<Vec<Jwtsvid>, Refusal> {
         let audiences = parse_audiences(&request.audience)?;
         let only = parse_requested_id(&request.spiffe_id)?;
-        let entries = Arc::clone(&self.entries.borrow());
-        let found = self.attest(peer, &entries).await?;
-        let matching = entries.matching(&found);
+        let now = Arc::clone(&self.registry.borrow());
+        let found = self.attest(peer, &now).await?;
+        let matching = now.entries.matching(&found);
         let granted = identities(&matching, &audiences, only.as_ref());
         if granted.is_empty() {
             let reason = if matching.is_empty() {
@@ -104,13 +100,15 @@ impl Inner {
             } else {
                 "no matching entry has this identity and allows these audiences"
             };
-            log_refusal(peer, reason, &request);
+            self.audit
+                .refused(peer, reason, &request.audience, &request.spiffe_id);
             return Err(Refusal::NoIdentity);
         }
         let mut svids: Vec<Jwtsvid> = Vec::with_capacity(granted.len());
         for entry in granted {
             let order = self.order(&entry, &audiences);
             let svid = self.minter.mint(&order).await.map_err(Refusal::Issue)?;
+            self.audit.issued(peer, &entry, &order.audience, &svid);
             // A hint tells one identity: a later one with the same hint goes without.
             let taken = svids.iter().any(|other| other.hint == entry.hint);
             svids.push(Jwtsvid {
@@ -133,7 +131,7 @@ impl Inner {
             audience: AudienceClaim::List(audiences.to_vec()),
             claims: entry.claims.clone(),
             ttl: entry.ttl,
-            nbf_margin: self.policy.nbf_margin,
+            nbf_margin: self.policy.borrow().nbf_margin,
             jti: entry.jti,
         }
     }
@@ -141,10 +139,12 @@ impl Inner {
     /// The bundles that a caller may have now.
     async fn bundles(&self, peer: &Peer) -> Result<JwtBundlesResponse, Refusal> {
         let bundle = self.authority.bundle().ok_or(Refusal::Starting)?;
-        let entries = Arc::clone(&self.entries.borrow());
-        let found = self.attest(peer, &entries).await?;
-        let entitled = !entries.matching(&found).is_empty();
-        if !entitled && !self.policy.allow_unauthenticated_verifiers {
+        let now = Arc::clone(&self.registry.borrow());
+        let found = self.attest(peer, &now).await?;
+        let entitled = !now.entries.matching(&found).is_empty();
+        if !entitled && !self.policy.borrow().allow_unauthenticated_verifiers {
+            self.audit
+                .refused(peer, "no entry matches the caller", &[], "");
             return Err(Refusal::NoIdentity);
         }
         let document = bundle.workload_jwks().into_bytes();
@@ -165,28 +165,19 @@ impl Inner {
         required(&request.audience, "audience")?;
         required(&request.svid, "svid")?;
         let bundle = self.authority.bundle().ok_or(Refusal::Starting)?;
-        self.attest(peer, &EntrySet::default()).await?;
-        let (now, leeway) = (self.clock.now(), self.policy.leeway);
+        let nobody = Snapshot {
+            entries: EntrySet::default(),
+            unix: self.registry.borrow().unix,
+        };
+        self.attest(peer, &nobody).await?;
+        let (now, leeway) = (self.clock.now(), self.policy.borrow().leeway);
         let (spiffe_id, claims) = validate(&request.svid, &bundle, &request.audience, now, leeway)
             .map_err(|error| Refusal::Request(error.to_string()))?;
         Ok(ValidateJwtsvidResponse {
             spiffe_id: spiffe_id.to_string(),
-            claims: Some(to_struct(claims)),
+            claims: Some(proto_json::claims(claims)),
         })
     }
-}
-
-/// Tells the operator why the caller, who is not told, got nothing.
-fn log_refusal(peer: &Peer, reason: &str, request: &JwtsvidRequest) {
-    tracing::info!(
-        pid = peer.pid(),
-        uid = peer.uid(),
-        gid = peer.gid(),
-        audience = ?request.audience,
-        spiffe_id = ?request.spiffe_id,
-        reason,
-        "no identity issued"
-    );
 }
 
 /// Empty strings are dropped, as some clients send one where the application gave none.
@@ -226,9 +217,10 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What one stream of bundles remembers.
 struct BundleStream {
-    inner: Arc<Inner>,
+    parts: Arc<Parts>,
     peer: Arc<Peer>,
     published: watch::Receiver<Arc<Published>>,
+    registry: watch::Receiver<Arc<Snapshot>>,
     sent: Option<JwtBundlesResponse>,
 }
 
@@ -239,13 +231,13 @@ impl BundleStream {
         loop {
             if self.sent.is_some() {
                 tokio::select! {
-                    () = self.inner.stop.cancelled() => return Err(Refusal::Stopping),
-                    changed = self.published.changed() => {
-                        changed.map_err(|_| Refusal::Stopping)?;
-                    }
+                    () = self.parts.stop.cancelled() => return Err(Refusal::Stopping),
+                    changed = self.published.changed() => changed.map_err(|_| Refusal::Stopping)?,
+                    // Another set of entries may leave the caller without any.
+                    changed = self.registry.changed() => changed.map_err(|_| Refusal::Stopping)?,
                 }
             }
-            let reply = self.inner.bundles(&self.peer).await?;
+            let reply = self.parts.bundles(&self.peer).await?;
             if self.sent.as_ref() != Some(&reply) {
                 self.sent = Some(reply.clone());
                 return Ok(reply);
@@ -278,9 +270,10 @@ impl SpiffeWorkloadApi for WorkloadApi {
         let mut published = self.0.authority.changes();
         published.mark_unchanged();
         let mut stream = BundleStream {
-            inner: Arc::clone(&self.0),
+            parts: Arc::clone(&self.0),
             peer: peer_of(&request)?,
             published,
+            registry: self.0.registry.clone(),
             sent: None,
         };
         // A refusal is the answer to the call, not the first message of a stream.

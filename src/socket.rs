@@ -1,4 +1,4 @@
-//! The socket itself: where it lies, who may connect, and whose it is.
+//! A socket itself: where it lies, who may connect, and whose it is.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -43,18 +43,23 @@ pub struct BoundSocket {
 }
 
 impl BoundSocket {
-    /// Makes the socket with the permission bits `mode`. What a killed agent left behind is
+    /// Makes the socket with the permission bits `mode`, and its directory with `directory_mode` where
+    /// it is missing. What a killed agent left behind is
     /// replaced; a socket that somebody serves is not.
     ///
     /// # Errors
     ///
     /// Why there is no socket.
-    pub async fn bind(path: &Path, mode: u32) -> Result<(Self, UnixListener), SocketError> {
+    pub async fn bind(
+        path: &Path,
+        mode: u32,
+        directory_mode: u32,
+    ) -> Result<(Self, UnixListener), SocketError> {
         let problem = |source| SocketError::Io {
             path: path.to_owned(),
             source,
         };
-        Dir::create(path.parent().unwrap_or(Path::new("/")), 0o755)?;
+        Dir::create(path.parent().unwrap_or(Path::new("/")), directory_mode)?;
         match std::fs::symlink_metadata(path) {
             Ok(meta) if !meta.file_type().is_socket() => {
                 return Err(SocketError::NotASocket(path.to_owned()));

@@ -1,4 +1,4 @@
-//! Claims as the Workload API gives them back: a `google.protobuf.Struct`.
+//! JSON objects as `google.protobuf.Struct`: claims, and what else has no fixed form.
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value as ProtoValue};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// All claims of a validated token. `aud` becomes a list even where the token has a string, as
 /// clients expect; numbers become doubles, which is what the format has.
-pub fn to_struct(mut claims: Map<String, Value>) -> Struct {
+pub fn claims(mut claims: Map<String, Value>) -> Struct {
     if let Some(audience) = claims
         .get_mut("aud")
         .filter(|audience| audience.is_string())
@@ -16,7 +16,8 @@ pub fn to_struct(mut claims: Map<String, Value>) -> Struct {
     object(claims)
 }
 
-fn object(members: Map<String, Value>) -> Struct {
+/// A struct of these members.
+pub fn object(members: Map<String, Value>) -> Struct {
     let fields = members
         .into_iter()
         .map(|(name, value)| (name, to_value(value)));
@@ -72,13 +73,13 @@ mod tests {
 
     #[test]
     fn claims_keep_their_shape_and_aud_is_always_a_list() {
-        let claims = json!({
+        let token = json!({
             "aud": "vault", "exp": 1_800_000_000, "ratio": 0.5, "none": null, "flag": true,
             "nested": {"list": [1, "a", {"b": []}]},
         });
-        let mut expected = claims.clone();
+        let mut expected = token.clone();
         expected["aud"] = json!(["vault"]);
-        let through = to_json(to_struct(claims.as_object().unwrap().clone()));
+        let through = to_json(claims(token.as_object().unwrap().clone()));
         assert_eq!(Value::Object(through), expected);
     }
 }

@@ -1,0 +1,154 @@
+//! The one client of the admin socket, for the commands.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::pb::admin::administration_client::AdministrationClient;
+use crate::pb::admin::entries_client::EntriesClient;
+use crate::pb::admin::{
+    CreateEntriesRequest, CreateResult, DeleteEntryRequest, Entry, EntrySpec, GetStatusRequest,
+    GetStatusResponse, ListEntriesRequest, Made, NewEntry, ReloadRequest, UpdateEntryRequest,
+};
+use crate::workload_api::client::{ClientError, channel};
+
+/// Where the agent is and how patient the caller is.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// How long a call may take.
+    pub timeout: Duration,
+}
+
+/// The largest answer, in bytes.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+impl AdminClient {
+    async fn connect(&self) -> Result<Channel, ClientError> {
+        channel(&self.socket).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let late = |_| ClientError::Unavailable("the time is up".to_owned());
+        tokio::time::timeout(self.timeout, call)
+            .await
+            .map_err(late)?
+    }
+
+    /// The state of the agent.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not known.
+    pub async fn status(&self) -> Result<GetStatusResponse, ClientError> {
+        self.in_time(async {
+            let mut stub = AdministrationClient::new(self.connect().await?);
+            let reply = stub.get_status(GetStatusRequest {}).await;
+            Ok(reply.map_err(refused)?.into_inner())
+        })
+        .await
+    }
+
+    /// Has the configuration read again; tells what changed.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing did.
+    pub async fn reload(&self) -> Result<Vec<String>, ClientError> {
+        self.in_time(async {
+            let mut stub = AdministrationClient::new(self.connect().await?);
+            let reply = stub.reload(ReloadRequest {}).await;
+            Ok(reply.map_err(refused)?.into_inner().changes)
+        })
+        .await
+    }
+
+    /// The entries that fit a filter.
+    ///
+    /// # Errors
+    ///
+    /// Why they are not known.
+    pub async fn list(&self, filter: ListEntriesRequest) -> Result<Vec<Entry>, ClientError> {
+        self.in_time(async {
+            let mut stub = EntriesClient::new(self.connect().await?);
+            let mut stream = stub
+                .list_entries(filter)
+                .await
+                .map_err(refused)?
+                .into_inner();
+            let mut entries = Vec::new();
+            while let Some(entry) = stream.message().await.map_err(refused)? {
+                entries.push(entry);
+            }
+            Ok(entries)
+        })
+        .await
+    }
+
+    /// Makes entries; one result for each.
+    ///
+    /// # Errors
+    ///
+    /// Why none was tried.
+    pub async fn create(&self, entries: Vec<NewEntry>) -> Result<Vec<CreateResult>, ClientError> {
+        self.in_time(async {
+            let stub = EntriesClient::new(self.connect().await?);
+            let mut stub = stub.max_decoding_message_size(MAX_ANSWER_BYTES);
+            let reply = stub.create_entries(CreateEntriesRequest { entries }).await;
+            Ok(reply.map_err(refused)?.into_inner().results)
+        })
+        .await
+    }
+
+    /// Replaces an entry.
+    ///
+    /// # Errors
+    ///
+    /// Why it is as it was.
+    pub async fn update(&self, id: &str, spec: EntrySpec) -> Result<Made, ClientError> {
+        self.in_time(async {
+            let mut stub = EntriesClient::new(self.connect().await?);
+            let request = UpdateEntryRequest {
+                id: id.to_owned(),
+                spec: Some(spec),
+            };
+            Ok(stub
+                .update_entry(request)
+                .await
+                .map_err(refused)?
+                .into_inner())
+        })
+        .await
+    }
+
+    /// Removes an entry.
+    ///
+    /// # Errors
+    ///
+    /// Why it is still there.
+    pub async fn delete(&self, id: &str) -> Result<(), ClientError> {
+        self.in_time(async {
+            let mut stub = EntriesClient::new(self.connect().await?);
+            let request = DeleteEntryRequest { id: id.to_owned() };
+            stub.delete_entry(request).await.map_err(refused)?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// On this socket a missing permission is about the operator, not about an identity.
+fn refused(status: Status) -> ClientError {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded => {
+            ClientError::Unavailable(status.message().to_owned())
+        }
+        _ => ClientError::Refused(status.message().to_owned()),
+    }
+}

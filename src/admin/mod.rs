@@ -1,0 +1,81 @@
+//! The administration of an agent, on a socket of its own.
+//!
+//! The socket lies in a directory that only the agent's user can enter. Who connects must be root
+//! or that user, and in the pid and user namespace of the agent: root of a container is neither.
+
+pub mod client;
+mod entries;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+pub use self::entries::EntriesService;
+pub use self::status::{AdministrationService, Facts, ReloadCall};
+use crate::conn::accept::Incoming;
+use crate::pb::admin::administration_server::AdministrationServer;
+use crate::pb::admin::entries_server::EntriesServer;
+use crate::peer::{Namespaces, Peer};
+
+/// The largest request, in bytes: a batch of entries.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// Serves until `stop`.
+///
+/// # Errors
+///
+/// The listener broke.
+pub async fn serve(
+    listener: UnixListener,
+    administration: AdministrationService,
+    entries: EntriesService,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = Incoming::new(listener, Namespaces::of_self(false));
+    let entries = EntriesServer::new(entries).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let server = tonic::transport::Server::builder()
+        .add_service(AdministrationServer::new(administration))
+        .add_service(entries)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    tokio::select! {
+        result = server => result,
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(1)).await } => Ok(()),
+    }
+}
+
+/// Lets operators pass.
+fn operator<T>(request: &tonic::Request<T>) -> Result<Arc<Peer>, Status> {
+    let peer = request.extensions().get::<Arc<Peer>>().cloned();
+    let peer = peer.ok_or_else(|| Status::permission_denied("the caller cannot be told"))?;
+    match check(&peer) {
+        Ok(()) => Ok(peer),
+        Err(reason) => {
+            peer.refuse();
+            tracing::warn!(
+                pid = peer.pid(),
+                uid = peer.uid(),
+                reason,
+                "admin call refused"
+            );
+            Err(Status::permission_denied(reason))
+        }
+    }
+}
+
+fn check(peer: &Peer) -> Result<(), &'static str> {
+    if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+        return Err("only root and the user of the agent administer it");
+    }
+    let proc = peer
+        .verify()
+        .map_err(|_| "the caller is not the process that connected")?;
+    match proc.shares_namespaces_with_us() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the caller is in another pid or user namespace than the agent"),
+        Err(_) => Err("the namespaces of the caller cannot be told"),
+    }
+}

@@ -1,0 +1,181 @@
+//! What was given to whom: an event in the log, of its own target, for each token issued and each
+//! caller refused, and the last few for whoever asks. Tokens are named by a part of their hash.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use tokio::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::entry::Entry;
+use crate::peer::Peer;
+use crate::svid::{AudienceClaim, JwtSvid};
+
+/// The target of the events.
+pub const TARGET: &str = "audit";
+/// How many callers are remembered.
+const MAX_RECENT: usize = 10;
+/// Refusals of one user for one reason are told this often.
+const QUIET: Duration = Duration::from_secs(1);
+/// Users and reasons that are told apart; beyond that all start anew.
+const MAX_TOLD: usize = 4096;
+
+/// One call that came to an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// When.
+    pub at: SystemTime,
+    /// The process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// What it got, or why it got nothing.
+    pub outcome: String,
+}
+
+/// Keeps the record.
+#[derive(Debug)]
+pub struct Audit {
+    clock: Arc<dyn Clock>,
+    recent: Mutex<VecDeque<Seen>>,
+    told: Mutex<HashMap<(u32, &'static str), Told>>,
+}
+
+#[derive(Debug)]
+struct Told {
+    at: Instant,
+    suppressed: u64,
+}
+
+impl Audit {
+    /// An empty record.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            recent: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// A token was given to a caller.
+    pub fn issued(&self, peer: &Peer, entry: &Entry, audience: &AudienceClaim, svid: &JwtSvid) {
+        tracing::info!(
+            target: TARGET,
+            event = "issued",
+            pid = peer.pid(),
+            uid = peer.uid(),
+            gid = peer.gid(),
+            entry = %entry.id,
+            spiffe_id = %svid.spiffe_id,
+            audience = ?audience.texts(),
+            kid = svid.kid,
+            token = fingerprint(svid.token.reveal()),
+            jti = svid.jti,
+            "token issued"
+        );
+        self.remember(peer, svid.spiffe_id.to_string());
+    }
+
+    /// A caller got nothing.
+    pub fn refused(&self, peer: &Peer, reason: &'static str, audience: &[String], spiffe_id: &str) {
+        if let Some(suppressed) = self.may_tell(peer.uid(), reason) {
+            tracing::info!(
+                target: TARGET,
+                event = "refused",
+                pid = peer.pid(),
+                uid = peer.uid(),
+                gid = peer.gid(),
+                reason,
+                audience = ?audience,
+                requested = ?spiffe_id,
+                suppressed,
+                "caller refused"
+            );
+        }
+        self.remember(peer, format!("refused: {reason}"));
+    }
+
+    /// The last callers, the newest first.
+    pub fn recent(&self) -> Vec<Seen> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().rev().cloned().collect()
+    }
+
+    fn remember(&self, peer: &Peer, outcome: String) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == MAX_RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(Seen {
+            at: self.clock.now(),
+            pid: peer.pid(),
+            uid: peer.uid(),
+            outcome,
+        });
+    }
+
+    /// Whether to tell about a refusal, and how many were not told before it.
+    fn may_tell(&self, uid: u32, reason: &'static str) -> Option<u64> {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= MAX_TOLD {
+            told.clear();
+        }
+        let Some(last) = told.get_mut(&(uid, reason)) else {
+            told.insert(
+                (uid, reason),
+                Told {
+                    at: now,
+                    suppressed: 0,
+                },
+            );
+            return Some(0);
+        };
+        if now.duration_since(last.at) < QUIET {
+            last.suppressed += 1;
+            return None;
+        }
+        last.at = now;
+        Some(std::mem::take(&mut last.suppressed))
+    }
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of a token: enough to find it again.
+fn fingerprint(token: &str) -> String {
+    let hash = digest(&SHA256, token.as_bytes());
+    let bytes = hash.as_ref().iter().take(8);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::fake::FakeClock;
+    use crate::peer::tests::this_process;
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_refusals_are_told_once_a_second_with_a_count_of_the_rest() {
+        let audit = Audit::new(Arc::new(FakeClock::at(1)));
+        assert_eq!(audit.may_tell(1, "a"), Some(0));
+        assert_eq!(audit.may_tell(1, "a"), None);
+        assert_eq!(audit.may_tell(1, "a"), None);
+        assert_eq!(audit.may_tell(2, "a"), Some(0));
+        assert_eq!(audit.may_tell(1, "b"), Some(0));
+        tokio::time::advance(QUIET).await;
+        assert_eq!(audit.may_tell(1, "a"), Some(2));
+    }
+
+    #[test]
+    fn the_last_callers_are_remembered_and_no_more() {
+        let audit = Audit::new(Arc::new(FakeClock::at(1)));
+        let peer = this_process();
+        for number in 0..20 {
+            audit.remember(&peer, number.to_string());
+        }
+        let recent = audit.recent();
+        assert_eq!(recent.len(), MAX_RECENT);
+        assert_eq!(recent[0].outcome, "19");
+    }
+}

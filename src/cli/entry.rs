@@ -1,0 +1,400 @@
+//! `agent entry`: registration entries while the agent runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::spire::{self, Imported};
+use super::{AdminArgs, Exit, Outcome, OutputFormat, complain, parse_timeout, runtime, say};
+use crate::clock::from_unix_seconds;
+use crate::duration::show_duration;
+use crate::pb::admin::{Entry, EntrySpec, ListEntriesRequest, Made, NewEntry, SelectorMatch};
+use crate::proto_json::{object, to_json};
+
+/// Entries that are sent at a time.
+const BATCH: usize = 1000;
+
+/// List, make, change and remove registration entries.
+#[derive(Debug, Args)]
+pub struct EntryArgs {
+    #[command(subcommand)]
+    command: EntryCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum EntryCommand {
+    /// List entries.
+    List(ListArgs),
+    /// Show one entry.
+    Show(OneArgs),
+    /// Make an entry; prints its id.
+    Create(CreateArgs),
+    /// Replace an entry as a whole.
+    Update(UpdateArgs),
+    /// Remove an entry.
+    Delete(OneArgs),
+    /// Count entries.
+    Count(ListArgs),
+    /// Make the entries of a file in SPIRE's form, {"entries": [...]}; - is standard input.
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only entries of this identity.
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<String>,
+    /// Only entries with these selectors; may be given several times.
+    #[arg(long, value_name = "SELECTOR")]
+    selector: Vec<String>,
+    /// How the selectors of an entry stand to the given ones.
+    #[arg(long, value_enum, default_value_t = Match::Superset)]
+    match_selectors_on: Match,
+    /// Only entries with this hint.
+    #[arg(long, value_name = "HINT")]
+    hint: Option<String>,
+    /// What to print.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Match {
+    /// They hold all the given ones.
+    Superset,
+    /// They are all among the given ones.
+    Subset,
+    /// They are the given ones.
+    Exact,
+    /// They hold one of the given ones.
+    Any,
+}
+
+#[derive(Debug, Args)]
+struct OneArgs {
+    /// Which entry.
+    #[arg(value_name = "ENTRY_ID")]
+    id: String,
+    /// What to print.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// The id; chosen by the agent where absent.
+    #[arg(long, value_name = "ENTRY_ID")]
+    entry_id: Option<String>,
+    #[command(flatten)]
+    spec: SpecArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+struct UpdateArgs {
+    /// Which entry.
+    #[arg(value_name = "ENTRY_ID")]
+    id: String,
+    #[command(flatten)]
+    spec: SpecArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// What an entry says.
+#[derive(Debug, Args)]
+struct SpecArgs {
+    /// The identity.
+    #[arg(long, value_name = "ID")]
+    spiffe_id: String,
+    /// What a caller must have; may be given several times.
+    #[arg(long, value_name = "SELECTOR", required = true)]
+    selector: Vec<String>,
+    /// An audience that may be asked for; any where absent.
+    #[arg(long, value_name = "AUDIENCE")]
+    audience: Vec<String>,
+    /// Life of its tokens, such as 5m.
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    jwt_svid_ttl: Option<Duration>,
+    /// Tells identities of one caller apart.
+    #[arg(long, value_name = "HINT", default_value = "")]
+    hint: String,
+    /// A claim, NAME=VALUE; the value is JSON, or else a string.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_claim)]
+    claim: Vec<(String, Value)>,
+    /// When it ends, such as 2027-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    expires_at: Option<u64>,
+    /// Which issuer signs; needed where there are several.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    issuer: String,
+    /// Which of its keys signs; needed where there are several.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    key: String,
+    /// Put a random jti into each token.
+    #[arg(long)]
+    jti: bool,
+    /// Allow selectors that are all of unix:path and unix:sha256.
+    #[arg(long)]
+    allow_path_only: bool,
+}
+
+impl SpecArgs {
+    fn to_spec(&self) -> EntrySpec {
+        EntrySpec {
+            spiffe_id: self.spiffe_id.clone(),
+            selectors: self.selector.clone(),
+            limit_audiences: !self.audience.is_empty(),
+            audiences: self.audience.clone(),
+            jwt_svid_ttl: self.jwt_svid_ttl.map_or(0, |ttl| ttl.as_secs()),
+            hint: self.hint.clone(),
+            claims: Some(object(self.claim.iter().cloned().collect())),
+            issuer: self.issuer.clone(),
+            key: self.key.clone(),
+            jti: self.jti,
+            allow_path_only: self.allow_path_only,
+            expires_at: self.expires_at.unwrap_or(0),
+        }
+    }
+}
+
+fn parse_claim(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    Ok((name.to_owned(), value))
+}
+
+fn parse_time(text: &str) -> Result<u64, String> {
+    let time: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| "write it as 2027-01-31T12:00:00Z")?;
+    u64::try_from(time.as_second()).map_err(|_| "it lies before 1970".to_owned())
+}
+
+pub(super) fn entry(args: &EntryArgs) -> Outcome {
+    match &args.command {
+        EntryCommand::List(args) => list(args),
+        EntryCommand::Count(args) => count(args),
+        EntryCommand::Show(args) => show(args),
+        EntryCommand::Create(args) => create(args),
+        EntryCommand::Update(args) => {
+            let client = args.admin.client();
+            let made = runtime()?.block_on(client.update(&args.id, args.spec.to_spec()))?;
+            warn(&made);
+            Ok(Exit::Success)
+        }
+        EntryCommand::Delete(args) => {
+            runtime()?.block_on(args.admin.client().delete(&args.id))?;
+            Ok(Exit::Success)
+        }
+        EntryCommand::Import(args) => import(args),
+    }
+}
+
+fn find(args: &ListArgs) -> anyhow::Result<Vec<Entry>> {
+    let matching = match args.match_selectors_on {
+        Match::Superset => SelectorMatch::Superset,
+        Match::Subset => SelectorMatch::Subset,
+        Match::Exact => SelectorMatch::Exact,
+        Match::Any => SelectorMatch::Any,
+    };
+    let filter = ListEntriesRequest {
+        id: String::new(),
+        spiffe_id: args.spiffe_id.clone().unwrap_or_default(),
+        hint: args.hint.clone().unwrap_or_default(),
+        selectors: args.selector.clone(),
+        r#match: matching.into(),
+    };
+    Ok(runtime()?.block_on(args.admin.client().list(filter))?)
+}
+
+fn list(args: &ListArgs) -> Outcome {
+    let entries = find(args)?;
+    match args.output {
+        OutputFormat::Json => {
+            let all: Vec<_> = entries.iter().map(entry_json).collect();
+            say(format_args!("{:#}", json!({ "entries": all })))?;
+        }
+        OutputFormat::Text if entries.is_empty() => say("no entries")?,
+        OutputFormat::Text => {
+            let all: Vec<_> = entries.iter().map(entry_text).collect();
+            say(all.join("\n").trim_end())?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+fn count(args: &ListArgs) -> Outcome {
+    let count = find(args)?.len();
+    match args.output {
+        OutputFormat::Json => say(json!({ "count": count }))?,
+        OutputFormat::Text => say(count)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn show(args: &OneArgs) -> Outcome {
+    let filter = ListEntriesRequest {
+        id: args.id.clone(),
+        ..ListEntriesRequest::default()
+    };
+    let found = runtime()?.block_on(args.admin.client().list(filter))?;
+    let entry = found
+        .first()
+        .with_context(|| format!("there is no entry {:?}", args.id))?;
+    match args.output {
+        OutputFormat::Json => say(format_args!("{:#}", entry_json(entry)))?,
+        OutputFormat::Text => say(entry_text(entry).trim_end())?,
+    }
+    Ok(Exit::Success)
+}
+
+fn create(args: &CreateArgs) -> Outcome {
+    let entry = NewEntry {
+        id: args.entry_id.clone().unwrap_or_default(),
+        spec: Some(args.spec.to_spec()),
+        kept: None,
+    };
+    let results = runtime()?.block_on(args.admin.client().create(vec![entry]))?;
+    let result = results
+        .into_iter()
+        .next()
+        .context("the agent gave no answer")?;
+    let Some(made) = result.made else {
+        return Err(anyhow::Error::msg(result.error).into());
+    };
+    warn(&made);
+    say(&made.id)?;
+    Ok(Exit::Success)
+}
+
+fn import(args: &ImportArgs) -> Outcome {
+    let problem = || format!("cannot read {}", args.file.display());
+    let text = if args.file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin()).with_context(problem)?
+    } else {
+        std::fs::read_to_string(&args.file).with_context(problem)?
+    };
+    let Imported { entries, warnings } = spire::parse(&text).with_context(problem)?;
+    for warning in warnings {
+        complain(format_args!("agent: {warning}"));
+    }
+    let client = args.admin.client();
+    let runtime = runtime()?;
+    let (mut made, mut failed) = (0, 0);
+    for batch in entries.chunks(BATCH) {
+        let results = runtime.block_on(client.create(batch.to_vec()))?;
+        for (entry, result) in batch.iter().zip(results) {
+            match result.made {
+                Some(done) => {
+                    made += 1;
+                    warn(&done);
+                }
+                None => {
+                    failed += 1;
+                    let id = entry.spec.as_ref().map_or("", |spec| &spec.spiffe_id);
+                    complain(format_args!("agent: {id}: {}", result.error));
+                }
+            }
+        }
+    }
+    say(format_args!("{made} created, {failed} failed"))?;
+    Ok(if failed == 0 {
+        Exit::Success
+    } else {
+        Exit::Failure
+    })
+}
+
+fn warn(made: &Made) {
+    for warning in &made.warnings {
+        complain(format_args!("agent: warning: {warning}"));
+    }
+}
+
+fn entry_text(entry: &Entry) -> String {
+    let spec = entry.spec.clone().unwrap_or_default();
+    let ttl = match spec.jwt_svid_ttl {
+        0 => "default".to_owned(),
+        seconds => show_duration(Duration::from_secs(seconds)),
+    };
+    let audiences = if spec.limit_audiences {
+        spec.audiences.join(", ")
+    } else {
+        "any".to_owned()
+    };
+    let source = if entry.configured {
+        "configuration"
+    } else {
+        "created"
+    };
+    let mut rows = vec![
+        ("Entry ID", entry.id.clone()),
+        ("SPIFFE ID", spec.spiffe_id),
+    ];
+    rows.extend(
+        spec.selectors
+            .into_iter()
+            .map(|selector| ("Selector", selector)),
+    );
+    rows.extend([
+        ("Audiences", audiences),
+        ("JWT-SVID TTL", ttl),
+        ("Source", source.to_owned()),
+    ]);
+    if !spec.hint.is_empty() {
+        rows.push(("Hint", spec.hint));
+    }
+    if spec.expires_at > 0 {
+        let end = super::fetch_jwt::show_time(from_unix_seconds(spec.expires_at));
+        rows.push(("Expires at", end));
+    }
+    if !entry.configured {
+        rows.push(("Revision", entry.revision.to_string()));
+    }
+    if !entry.problem.is_empty() {
+        rows.push(("Does not match", entry.problem.clone()));
+    }
+    rows.iter()
+        .map(|(name, value)| format!("{name:<15}: {value}\n"))
+        .collect()
+}
+
+fn entry_json(entry: &Entry) -> Value {
+    let spec = entry.spec.clone().unwrap_or_default();
+    json!({
+        "id": entry.id,
+        "spiffe_id": spec.spiffe_id,
+        "selectors": spec.selectors,
+        "audiences": spec.limit_audiences.then_some(spec.audiences),
+        "jwt_svid_ttl": spec.jwt_svid_ttl,
+        "hint": spec.hint,
+        "claims": spec.claims.map(to_json).unwrap_or_default(),
+        "issuer": spec.issuer,
+        "key": spec.key,
+        "jti": spec.jti,
+        "expires_at": spec.expires_at,
+        "configured": entry.configured,
+        "created_at": entry.created_at,
+        "revision": entry.revision,
+        "problem": entry.problem,
+        "kept": entry.kept.clone().map(to_json).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,215 @@
+//! `agent status`, `agent health`, `agent reload`: how the agent is, and a new configuration.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{AdminArgs, Exit, Outcome, OutputFormat, complain, runtime, say};
+use crate::clock::{Clock, SystemClock, from_unix_seconds, unix_seconds};
+use crate::duration::show_duration;
+use crate::pb::admin::{Caller, GetStatusResponse, Issuer, Key, TokenFile};
+use crate::workload_api::client::ClientError;
+
+/// Show issuers, keys, entries, token files and recent callers.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// What to print.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
+
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Say whether the agent is well: exits with 0 if it is, 1 if something is wrong, 4 if it is down.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Have the agent read its configuration again.
+///
+/// All of it comes into force, or nothing changes. Exits with 78 if it is refused.
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub(super) fn status(args: &StatusArgs) -> Outcome {
+    let status = runtime()?.block_on(args.admin.client().status())?;
+    match args.output {
+        OutputFormat::Json => say(format_args!("{:#}", to_json(&status)))?,
+        OutputFormat::Text => say(to_text(&status, unix_seconds(SystemClock.now())).trim_end())?,
+    }
+    Ok(Exit::Success)
+}
+
+pub(super) fn health(args: &HealthArgs) -> Outcome {
+    let status = runtime()?.block_on(args.admin.client().status())?;
+    if status.problems.is_empty() {
+        say("healthy")?;
+        return Ok(Exit::Success);
+    }
+    say(if status.ready {
+        "degraded"
+    } else {
+        "not ready"
+    })?;
+    for problem in &status.problems {
+        say(format_args!("  {problem}"))?;
+    }
+    Ok(Exit::Failure)
+}
+
+pub(super) fn reload(args: &ReloadArgs) -> Outcome {
+    match runtime()?.block_on(args.admin.client().reload()) {
+        Ok(changes) if changes.is_empty() => say("reloaded: nothing has changed")?,
+        Ok(changes) => {
+            for change in changes {
+                say(change)?;
+            }
+        }
+        Err(ClientError::Refused(reason)) => {
+            complain(format_args!(
+                "agent: not reloaded, the former configuration stays in force"
+            ));
+            complain(reason.trim_end());
+            return Ok(Exit::Config);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Exit::Success)
+}
+
+/// A screen for people.
+fn to_text(status: &GetStatusResponse, now: u64) -> String {
+    let mut text = String::new();
+    let well = match (status.ready, status.problems.is_empty()) {
+        (true, true) => "healthy",
+        (true, false) => "degraded",
+        (false, _) => "not ready",
+    };
+    let up = show_duration(Duration::from_secs(now.saturating_sub(status.started_at)));
+    let _ = writeln!(
+        text,
+        "agent {} for {}: {well}, up {up}",
+        status.version, status.trust_domain
+    );
+    for problem in &status.problems {
+        let _ = writeln!(text, "  ! {problem}");
+    }
+    let _ = writeln!(text, "socket  unix://{}", status.socket_path);
+    for issuer in &status.issuers {
+        issuer_text(&mut text, issuer);
+    }
+    let (configured, created) = (status.entries_configured, status.entries_created);
+    let _ = writeln!(
+        text,
+        "\nentries  {configured} configured, {created} created"
+    );
+    if !status.token_files.is_empty() {
+        let _ = writeln!(text, "\ntoken files");
+        for file in &status.token_files {
+            let _ = writeln!(text, "  {:<44} {}", file.path, file_text(file, now));
+        }
+    }
+    if !status.recent_callers.is_empty() {
+        let _ = writeln!(text, "\nrecent callers");
+        for caller in &status.recent_callers {
+            let _ = writeln!(text, "  {}", caller_text(caller, now));
+        }
+    }
+    text
+}
+
+fn issuer_text(text: &mut String, issuer: &Issuer) {
+    let _ = writeln!(
+        text,
+        "\nissuer {}  {}\n  webroot {}",
+        issuer.name, issuer.url, issuer.webroot
+    );
+    for key in &issuer.keys {
+        let kid = key.kid.get(..12).unwrap_or(&key.kid);
+        let _ = writeln!(
+            text,
+            "  {:<8} {}  {kid}  {}",
+            key.name,
+            key.algorithm,
+            key_text(key)
+        );
+    }
+}
+
+fn key_text(key: &Key) -> String {
+    let age = show_duration(Duration::from_secs(key.age));
+    let lifespan = show_duration(Duration::from_secs(key.lifespan));
+    match key.state.as_str() {
+        "active" if key.age > key.lifespan => {
+            format!("active for {age}, past its lifespan of {lifespan}")
+        }
+        "active" => format!("active for {age} of {lifespan}"),
+        state => state.to_owned(),
+    }
+}
+
+fn file_text(file: &TokenFile, now: u64) -> String {
+    let left = file.expires_at.saturating_sub(now);
+    let state = match (file.expires_at, left) {
+        (0, _) => "no token".to_owned(),
+        (_, 0) => "expired".to_owned(),
+        _ => format!("{} left", show_duration(Duration::from_secs(left))),
+    };
+    if file.error.is_empty() {
+        state
+    } else {
+        format!("{state}: {}", file.error)
+    }
+}
+
+fn caller_text(caller: &Caller, now: u64) -> String {
+    let ago = show_duration(Duration::from_secs(now.saturating_sub(caller.at)));
+    format!(
+        "{ago:>8} ago  uid {:<6} pid {:<8} {}",
+        caller.uid, caller.pid, caller.outcome
+    )
+}
+
+fn to_json(status: &GetStatusResponse) -> Value {
+    let time = |seconds: u64| match seconds {
+        0 => Value::Null,
+        seconds => json!(super::fetch_jwt::show_time(from_unix_seconds(seconds))),
+    };
+    let key = |key: &Key| {
+        json!({
+            "name": key.name, "kid": key.kid, "algorithm": key.algorithm, "state": key.state,
+            "age_seconds": key.age, "lifespan_seconds": key.lifespan,
+        })
+    };
+    let issuer = |issuer: &Issuer| {
+        let keys: Vec<_> = issuer.keys.iter().map(key).collect();
+        json!({"name": issuer.name, "url": issuer.url, "webroot": issuer.webroot, "keys": keys})
+    };
+    let file = |file: &TokenFile| {
+        json!({
+            "path": file.path, "entry": file.entry, "expires_at": time(file.expires_at),
+            "error": file.error,
+        })
+    };
+    let caller = |caller: &Caller| json!({"at": time(caller.at), "pid": caller.pid, "uid": caller.uid, "outcome": caller.outcome});
+    json!({
+        "version": status.version,
+        "trust_domain": status.trust_domain,
+        "socket_path": status.socket_path,
+        "started_at": time(status.started_at),
+        "ready": status.ready,
+        "problems": status.problems,
+        "issuers": status.issuers.iter().map(issuer).collect::<Vec<_>>(),
+        "entries": {"configured": status.entries_configured, "created": status.entries_created},
+        "token_files": status.token_files.iter().map(file).collect::<Vec<_>>(),
+        "recent_callers": status.recent_callers.iter().map(caller).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,191 @@
+//! One token file: what is to be in it, how it is written, and when.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::attest::names::Names;
+use crate::durable::{Attributes, Dir, DirError, FileId, Persistence};
+use crate::entry::EntrySet;
+use crate::issue::{IssueError, Order};
+use crate::svid::AudienceClaim;
+
+/// A user or a group, as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// By number.
+    Id(u32),
+    /// By name; looked up off the path of callers.
+    Name(String),
+}
+
+/// One token file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenFileSpec {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The entry whose identity the token has; the file waits for it where there is none.
+    pub entry: Arc<str>,
+    /// `aud`.
+    pub audience: AudienceClaim,
+    /// Life of the token.
+    pub ttl: Duration,
+    /// How far `nbf` lies before `iat`.
+    pub nbf_margin: Duration,
+    /// The share of the token's life after which it is replaced, 0.1 to 0.8.
+    pub refresh_at: f64,
+    /// Permission bits.
+    pub mode: u32,
+    /// The owner; that of the directory where absent.
+    pub owner: Option<Account>,
+    /// The group; that of the directory where absent.
+    pub group: Option<Account>,
+    /// Whether missing directories are made.
+    pub create_directory: bool,
+}
+
+impl TokenFileSpec {
+    /// The token that the file is to hold, if there is such an entry and it allows the audience.
+    pub fn order(&self, entries: &EntrySet) -> Option<Order> {
+        let entry = entries.by_id(&self.entry)?;
+        entry.allows(self.audience.as_slice()).then(|| Order {
+            key: entry.key.clone(),
+            spiffe_id: entry.spiffe_id.clone(),
+            audience: self.audience.clone(),
+            claims: entry.claims.clone(),
+            ttl: self.ttl,
+            nbf_margin: self.nbf_margin,
+            jti: entry.jti,
+        })
+    }
+}
+
+/// Why a file was not written.
+#[derive(Debug, Error)]
+pub enum MirrorError {
+    /// There is no token.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// Its directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirError),
+    /// Its owner is nobody.
+    #[error("there is no user {0}")]
+    NoUser(String),
+    /// Its group is none.
+    #[error("there is no group {0}")]
+    NoGroup(String),
+    /// We may not give it away.
+    #[error("{0}: giving a file to another user or group needs root or CAP_CHOWN and CAP_FOWNER")]
+    Owner(io::Error),
+    /// It cannot be written.
+    #[error(transparent)]
+    Write(io::Error),
+}
+
+impl MirrorError {
+    /// Tells the operator, as loudly as it deserves; whether it did.
+    pub fn complain(&self, path: &Path) -> bool {
+        let path = path.display();
+        match self {
+            // The keys come in a moment, and the file with them.
+            Self::Issue(IssueError::NotReady(_)) => return false,
+            Self::Directory(error) if error.is_missing() => {
+                tracing::info!(%path, %error, "the token file waits for its directory");
+            }
+            error => {
+                tracing::warn!(%path, %error, "the token file cannot be written; trying again");
+            }
+        }
+        true
+    }
+}
+
+/// Writes one file. What is lost in a power cut is made again at the next start, so nothing is
+/// waited for.
+pub fn put(spec: &TokenFileSpec, names: &Names, token: &[u8]) -> Result<FileId, MirrorError> {
+    let (Some(directory), Some(name)) = (
+        spec.path.parent(),
+        spec.path.file_name().and_then(|name| name.to_str()),
+    ) else {
+        return Err(MirrorError::Write(io::ErrorKind::InvalidFilename.into()));
+    };
+    let dir = if spec.create_directory {
+        Dir::create(directory, 0o755)?
+    } else {
+        Dir::open(directory)?
+    };
+    dir.sweep().map_err(MirrorError::Write)?;
+    let (owner, group) = dir.owner().map_err(MirrorError::Write)?;
+    let owner = match &spec.owner {
+        None => owner,
+        Some(Account::Id(uid)) => *uid,
+        Some(Account::Name(name)) => names
+            .uid(name)
+            .ok_or_else(|| MirrorError::NoUser(name.clone()))?,
+    };
+    let group = match &spec.group {
+        None => group,
+        Some(Account::Id(gid)) => *gid,
+        Some(Account::Name(name)) => names
+            .gid(name)
+            .ok_or_else(|| MirrorError::NoGroup(name.clone()))?,
+    };
+    let attributes = Attributes {
+        mode: spec.mode,
+        owner: Some(owner),
+        group: Some(group),
+    };
+    let written = dir.replace(name, token, attributes, Persistence::Volatile);
+    written.map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM) => MirrorError::Owner(error),
+        _ => MirrorError::Write(error),
+    })
+}
+
+/// Removes files whose token nobody is to have any more.
+pub fn remove_all(files: &[(PathBuf, FileId)]) {
+    for (path, id) in files {
+        let (Some(directory), Some(name)) = (
+            path.parent(),
+            path.file_name().and_then(|name| name.to_str()),
+        ) else {
+            continue;
+        };
+        let removed = Dir::open(directory)
+            .map_err(io::Error::other)
+            .and_then(|dir| dir.remove_own(name, *id));
+        match removed {
+            Ok(true) => tracing::info!(path = %path.display(), "the token file is removed"),
+            Ok(false) => {
+                tracing::warn!(path = %path.display(), "the token file is no longer ours: left alone");
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the token file cannot be removed");
+            }
+        }
+    }
+}
+
+/// How long a fresh token stays in its file: a share of its life, moved by up to a tenth for each
+/// path, so that files made together are not rewritten together for ever.
+pub fn refresh_after(spec: &TokenFileSpec, life: Duration) -> Duration {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    let mut hasher = DefaultHasher::new();
+    spec.path.hash(&mut hasher);
+    let step = u32::try_from(hasher.finish() % 1001).unwrap_or(500);
+    let jitter = 0.9 + 0.2 * f64::from(step) / 1000.0;
+    life.mul_f64((spec.refresh_at * jitter).clamp(0.05, 0.9))
+}
+
+/// How long to wait after a failure: from the shorter of a second and a twentieth of the life,
+/// doubling up to the shorter of thirty seconds and a tenth of it.
+pub fn retry_after(ttl: Duration, failures: u32) -> Duration {
+    let first = (ttl / 20).min(Duration::from_secs(1));
+    let most = (ttl / 10).min(Duration::from_secs(30));
+    first.saturating_mul(1 << failures.min(10)).min(most)
+}

@@ -1,0 +1,234 @@
+//! The entries and what finds them, under one lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::rules::{EntryRequest, Fault, Rules, has_ended};
+use super::store::{EntryStore, EntryStoreError, Record};
+use crate::attest::names::WantedNames;
+use crate::entry::Entry;
+
+/// A request to make or change an entry.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// The id that is asked for; `None` lets the registry choose.
+    pub id: Option<String>,
+    /// The entry.
+    pub request: EntryRequest,
+    /// Fields of SPIRE to keep.
+    /// Those that were made while the agent ran, by number.
+    pub kept: Map<String, Value>,
+}
+
+/// An entry that was made or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Its id.
+    pub id: Arc<str>,
+    /// What will likely not do what was meant.
+    pub warnings: Vec<String>,
+}
+
+/// Why an entry was not made, changed or removed.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// The request breaks rules.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+    /// There is one already.
+    #[error("{0}")]
+    Exists(String),
+    /// There is none.
+    #[error("there is no entry {0:?}")]
+    Missing(String),
+    /// It is of the configuration.
+    #[error("entry {0:?} is of the configuration: change it there and run agent reload")]
+    Configured(String),
+    /// It cannot be kept.
+    #[error(transparent)]
+    Store(#[from] EntryStoreError),
+}
+
+/// An entry as it is listed.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The record; entries of the configuration have none.
+    pub record: Option<Record>,
+    /// The entry; `None` where the configuration has changed so that it breaks rules.
+    pub entry: Option<Arc<Entry>>,
+    /// What it breaks.
+    pub problem: String,
+}
+
+/// All entries with what finds them; who holds it keeps others out.
+#[derive(Debug)]
+pub struct Table {
+    /// Where they are kept.
+    pub store: EntryStore,
+    /// What they must keep to.
+    pub rules: Rules,
+    /// Those of the configuration, in order.
+    pub configured: Vec<Arc<Entry>>,
+    /// Names that the configuration asks for beside its entries.
+    pub other_names: WantedNames,
+    pub kept: BTreeMap<u64, Kept>,
+    /// Their numbers by id.
+    pub numbers: HashMap<String, u64>,
+    /// Numbers of entries by identity and selectors, of which there is one each.
+    pub similar: HashMap<String, u64>,
+}
+
+/// An entry that is kept.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// As it is on the disk.
+    pub record: Record,
+    /// As it matches, or why it does not.
+    pub entry: Result<Arc<Entry>, String>,
+}
+
+impl Table {
+    /// The entries that match now.
+    pub fn alive(&self, now: SystemTime) -> impl Iterator<Item = Arc<Entry>> {
+        let kept = self
+            .kept
+            .values()
+            .filter_map(|kept| kept.entry.as_ref().ok());
+        let all = self.configured.iter().chain(kept);
+        all.filter(move |entry| !has_ended(entry, now)).cloned()
+    }
+
+    /// How long until the next of them ends.
+    pub fn next_end(&self, now: SystemTime) -> Option<Duration> {
+        let ends = self.alive(now).filter_map(|entry| entry.expires_at);
+        ends.filter_map(|end| end.duration_since(now).ok()).min()
+    }
+
+    /// Takes a record under its number, in place of what was there.
+    pub fn insert(&mut self, number: u64, record: Record) {
+        self.remove(number);
+        let (entry, faults) = self.rules.check(record.id.as_str().into(), &record.request);
+        let entry = told(entry.as_ref(), &faults)
+            .map_err(|error| error.to_string())
+            .and_then(|_| entry.map(Arc::new).ok_or_else(String::new));
+        self.numbers.insert(record.id.clone(), number);
+        self.similar.insert(likeness(&record.request), number);
+        self.kept.insert(number, Kept { record, entry });
+    }
+
+    /// Forgets what is under a number.
+    pub fn remove(&mut self, number: u64) {
+        if let Some(kept) = self.kept.remove(&number) {
+            self.numbers.remove(&kept.record.id);
+            self.similar.remove(&likeness(&kept.record.request));
+        }
+    }
+
+    /// The number of an entry that may be changed.
+    pub fn number(&self, id: &str) -> Result<u64, RegistryError> {
+        if self.configured.iter().any(|entry| *entry.id == *id) {
+            return Err(RegistryError::Configured(id.to_owned()));
+        }
+        let number = self.numbers.get(id).copied();
+        number.ok_or_else(|| RegistryError::Missing(id.to_owned()))
+    }
+
+    /// Why there cannot be another one like this.
+    pub fn similar_to(&self, number: u64) -> RegistryError {
+        let id = self.kept.get(&number).map_or("", |kept| &kept.record.id);
+        RegistryError::Exists(format!(
+            "similar entry already exists: {id} has this identity and these selectors"
+        ))
+    }
+
+    /// The record of a new entry, and what to warn about.
+    pub fn check_new(&self, wish: Wish, now: u64) -> Result<(Record, Vec<String>), RegistryError> {
+        let id: String = match wish.id {
+            Some(id) if is_id(&id) => id,
+            Some(id) => {
+                let rule = "use letters, digits, '.', '-' and '_', and no '.' at the start";
+                return Err(RegistryError::Invalid(vec![format!(
+                    "{id:?} is no entry id: {rule}"
+                )]));
+            }
+            None => random_id(),
+        };
+        if self.numbers.contains_key(&id) || self.configured.iter().any(|entry| *entry.id == *id) {
+            return Err(RegistryError::Exists(format!(
+                "there is an entry {id:?} already"
+            )));
+        }
+        let (entry, faults) = self.rules.check(id.as_str().into(), &wish.request);
+        let warnings = told(entry.as_ref(), &faults)?;
+        if let Some(number) = self.similar.get(&likeness(&wish.request)) {
+            return Err(self.similar_to(*number));
+        }
+        let record = Record {
+            id,
+            created_at: now,
+            revision: 0,
+            request: wish.request,
+            kept: wish.kept,
+        };
+        Ok((record, warnings))
+    }
+}
+
+/// The warnings among faults, if there is an entry.
+pub fn told(entry: Option<&Entry>, faults: &[Fault]) -> Result<Vec<String>, RegistryError> {
+    let tell = |fault: &Fault| {
+        if fault.help.is_empty() {
+            fault.message.clone()
+        } else {
+            format!("{} ({})", fault.message, fault.help)
+        }
+    };
+    if entry.is_some() {
+        return Ok(faults.iter().map(tell).collect());
+    }
+    let mut fatal: Vec<_> = faults
+        .iter()
+        .filter(|fault| fault.fatal)
+        .map(tell)
+        .collect();
+    if fatal.is_empty() {
+        fatal.push("the configuration has no issuer to sign for it".to_owned());
+    }
+    Err(RegistryError::Invalid(fatal))
+}
+
+/// What two entries may not share: identity and selectors.
+pub fn likeness(request: &EntryRequest) -> String {
+    let mut selectors = request.selectors.clone();
+    selectors.sort_unstable();
+    selectors.dedup();
+    format!("{}\n{}", request.spiffe_id, selectors.join("\n"))
+}
+
+/// Whether a text can name an entry.
+pub fn is_id(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('.')
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn random_id() -> String {
+    let mut bytes = [0u8; 16];
+    // Without randomness there is nothing to be secret about; the id is then taken or free.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    let digits = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62) | 4 << 76 | 2 << 62;
+    let text = format!("{digits:032x}");
+    let part = |range: std::ops::Range<usize>| text.get(range).unwrap_or_default();
+    [
+        part(0..8),
+        part(8..12),
+        part(12..16),
+        part(16..20),
+        part(20..32),
+    ]
+    .join("-")
+}
