@@ -12,6 +12,14 @@ fn validate(sandbox: &Sandbox) -> Output {
     sandbox.run(&["validate", "--config", config.to_str().unwrap()])
 }
 
+/// The shipped example, where nobody else can change it, whoever owns the sources.
+fn example(sandbox: &Sandbox) -> String {
+    let text = include_str!("../agent.conf.example");
+    let path = sandbox.path("example.conf");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 #[test]
 fn five_mistakes_of_meaning_give_five_messages_each_with_its_line() {
     let sandbox = Sandbox::new("");
@@ -103,8 +111,8 @@ fn a_missing_file_is_named_with_a_way_out() {
 #[test]
 fn the_shipped_example_is_valid_without_a_warning_about_its_content() {
     let sandbox = Sandbox::new("");
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/agent.conf.example");
-    let output = sandbox.run(&["validate", "--config", example]);
+    let example = example(&sandbox);
+    let output = sandbox.run(&["validate", "--config", &example]);
     let report = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{report}");
     // That this machine has no user of that name is no fault of the example.
@@ -118,14 +126,63 @@ fn the_shipped_example_is_valid_without_a_warning_about_its_content() {
 #[test]
 fn the_printed_configuration_is_one_that_means_the_same() {
     let sandbox = Sandbox::new("");
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/agent.conf.example");
+    let example = example(&sandbox);
     let print = |config: &str| {
         let output = sandbox.run(&["validate", "--print", "--config", config]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    let once = print(example);
+    let once = print(&example);
     fs::write(sandbox.config(), &once).unwrap();
     assert_eq!(print(sandbox.config().to_str().unwrap()), once);
     assert!(once.contains("leeway = \"30s\""), "{once}");
+}
+
+#[test]
+fn included_files_join_in_their_order_and_their_mistakes_name_them() {
+    let sandbox = Sandbox::new("");
+    let part = |name: &str, text: &str| fs::write(sandbox.path(name), text).unwrap();
+    let entry = |name: &str| common::entry(name, 1001);
+    let main = fs::read_to_string(sandbox.config()).unwrap();
+    let include = format!("include = [\"{}/*.part\"]\n", sandbox.path("").display());
+    let issuer = common::issuer("main", "https://id.example.org", "ES256");
+    fs::write(
+        sandbox.config(),
+        include.replace("//", "/") + &main + &issuer + &entry("a"),
+    )
+    .unwrap();
+    part("1.part", &entry("b"));
+    part("2.part", &entry("c"));
+    let good = validate(&sandbox);
+    assert!(
+        text(&good.stdout).contains("3 entries"),
+        "{}",
+        text(&good.stderr)
+    );
+
+    part(
+        "2.part",
+        &(entry("a") + "agent {\n  trust_domain = \"x\"\n}\n"),
+    );
+    part("3.part", "entry \"x\" {\n");
+    let report = text(&validate(&sandbox).stderr);
+    for wanted in [
+        "2.part:1:7: error: entry \"a\" is there twice",
+        "2.part:5:1: error: agent stands in an included file",
+        "3.part:",
+    ] {
+        assert!(report.contains(wanted), "{report}\nlacks {wanted}");
+    }
+}
+
+#[test]
+fn a_file_that_others_can_change_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let sandbox = Sandbox::with_entry("ES256");
+    assert!(validate(&sandbox).status.success());
+    fs::set_permissions(sandbox.config(), fs::Permissions::from_mode(0o664)).unwrap();
+    let output = validate(&sandbox);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("can be written by others (mode 0664)"));
 }

@@ -102,7 +102,10 @@ impl<'a> Source<'a> {
                 report.error(&block.place, message, option.doc);
             }
         }
-        check_repetition(&block.blocks, report);
+        // Blocks of the file itself are compared when those of included files are there too.
+        if !spec.name.is_empty() {
+            check_repetition(&block.blocks, report);
+        }
         block
     }
 
@@ -198,7 +201,7 @@ fn unknown(spec: &BlockSpec, name: &str, place: &Place, report: &mut Diagnostics
 }
 
 /// Two blocks of one kind need two labels; those without labels stand once.
-fn check_repetition(blocks: &[Block], report: &mut Diagnostics) {
+pub fn check_repetition(blocks: &[Block], report: &mut Diagnostics) {
     let mut seen: BTreeMap<(&str, &str), &Place> = BTreeMap::new();
     for block in blocks {
         let key = (block.spec.name, block.label.as_str());
@@ -213,7 +216,7 @@ fn check_repetition(blocks: &[Block], report: &mut Diagnostics) {
             report.error(
                 &block.label_place,
                 message,
-                format!("the first one is at line {}", first.line),
+                format!("the first one is at {first}"),
             );
         } else {
             seen.insert(key, &block.label_place);

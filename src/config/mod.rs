@@ -8,6 +8,7 @@ mod build;
 mod context;
 pub mod diagnostic;
 mod entries;
+mod files;
 mod hcl;
 mod issuers;
 pub mod options;
@@ -28,9 +29,6 @@ use crate::rotator::IssuerSpec;
 use crate::spiffe_id::TrustDomain;
 use crate::telemetry::LogSpec;
 use crate::workload_api::Policy;
-
-/// The largest configuration that is read, in bytes.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// What the agent is to do.
 #[derive(Debug, Clone)]
@@ -74,7 +72,8 @@ impl Config {
     ///
     /// Everything that is wrong with it; the warnings too, if there is an error.
     pub fn load(path: &Path) -> Result<(Self, Diagnostics), Diagnostics> {
-        Self::parse(path, &read(path)?)
+        let (_, config, warnings) = load(path)?;
+        Ok((config, warnings))
     }
 
     /// Makes sense of a text; `path` is only for messages.
@@ -83,7 +82,9 @@ impl Config {
     ///
     /// As [`Config::load`].
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Diagnostics), Diagnostics> {
-        let (_, config, warnings) = understand(path, text)?;
+        let mut report = Diagnostics::default();
+        let root = files::parse(path, text, &mut report);
+        let (_, config, warnings) = understand(root, report)?;
         Ok((config, warnings))
     }
 
@@ -94,7 +95,7 @@ impl Config {
     ///
     /// As [`Config::load`].
     pub fn print(path: &Path) -> Result<String, Diagnostics> {
-        let (root, config, _) = understand(path, &read(path)?)?;
+        let (root, config, _) = load(path)?;
         Ok(print::effective(&root, &config))
     }
 
@@ -142,9 +143,11 @@ impl Config {
     }
 }
 
-fn understand(path: &Path, text: &str) -> Result<(Block, Config, Diagnostics), Diagnostics> {
-    let mut report = Diagnostics::default();
-    let root = hcl::parse(path, text, &mut report);
+/// Makes sense of the blocks of a configuration, if it could be parsed.
+fn understand(
+    root: Option<Block>,
+    mut report: Diagnostics,
+) -> Result<(Block, Config, Diagnostics), Diagnostics> {
     let config = root
         .as_ref()
         .and_then(|root| build::config(root, &mut report));
@@ -154,39 +157,10 @@ fn understand(path: &Path, text: &str) -> Result<(Block, Config, Diagnostics), D
     }
 }
 
-/// The text of a file.
-fn read(path: &Path) -> Result<String, Diagnostics> {
-    use std::io::{ErrorKind, Read};
-
-    let mut text = String::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_string(&mut text));
-    let (reason, help) = match read {
-        Ok(length) if u64::try_from(length) == Ok(MAX_CONFIG_BYTES) => {
-            ("it is larger than 16 MiB".to_owned(), "")
-        }
-        Ok(_) => return Ok(text),
-        Err(error) => {
-            let help = match error.kind() {
-                ErrorKind::NotFound => {
-                    "name another file with --config, or start without one: agent dev"
-                }
-                ErrorKind::PermissionDenied => "run as a user who may read it",
-                ErrorKind::IsADirectory => "name a file in it",
-                ErrorKind::InvalidData => "save it as UTF-8 text",
-                _ => "",
-            };
-            (format!("cannot read it: {error}"), help)
-        }
-    };
-    let place = Place {
-        file: path.into(),
-        line: 1,
-        column: 1,
-    };
+fn load(path: &Path) -> Result<(Block, Config, Diagnostics), Diagnostics> {
     let mut report = Diagnostics::default();
-    report.error(&place, reason, help);
-    Err(report)
+    let root = files::load(path, &mut report);
+    understand(root, report)
 }
 
 #[cfg(test)]

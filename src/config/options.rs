@@ -92,7 +92,9 @@ use Presence::{Default, Derived, Required};
 pub static ROOT: BlockSpec = BlockSpec {
     name: "",
     label: "",
-    options: &[],
+    options: &[
+        opt("include", Kind::Texts, Default("[]"), "Patterns of further files with issuer, entry and token_file blocks."),
+    ],
     blocks: &[&AGENT, &ISSUER, &ATTESTOR, &ENTRY, &TOKEN_FILE],
     doc: "The configuration file.",
 };

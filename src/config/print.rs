@@ -10,6 +10,7 @@ use crate::duration::show_duration;
 
 /// Prints a configuration that is known to be valid; what is printed means the same.
 pub fn effective(root: &Block, config: &Config) -> String {
+    // Included blocks are printed with the others.
     let mut out = String::new();
     for block in &root.blocks {
         print_block(&mut out, block, config, 0);

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 use thiserror::Error;
 
@@ -147,6 +147,12 @@ fn check_trust(fd: &OwnedFd, path: &Path, last: bool) -> Result<(), DirError> {
         path: path.to_owned(),
         source: errno.into(),
     })?;
+    check_owner(&stat, path, !last)
+}
+
+/// Checks that a file belongs to root or to us and that nobody else can write it; where it may be
+/// `sticky`, others may if it is.
+pub fn check_owner(stat: &FileStat, path: &Path, sticky: bool) -> Result<(), DirError> {
     if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
         return Err(DirError::Owner {
             path: path.to_owned(),
@@ -155,7 +161,7 @@ fn check_trust(fd: &OwnedFd, path: &Path, last: bool) -> Result<(), DirError> {
     }
     // With an access list, the bits of the group tell what others may at most.
     let by_others = stat.st_mode & 0o022 != 0;
-    let sticky = stat.st_mode & 0o1000 != 0 && !last;
+    let sticky = stat.st_mode & 0o1000 != 0 && sticky;
     if by_others && !sticky {
         return Err(DirError::Writable {
             path: path.to_owned(),
