@@ -1,13 +1,15 @@
 //! Puts the parts together: from a configuration to an agent that serves.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::facts_http::{self, FactsAddress, FactsListener};
 use crate::admin::{self, AdministrationService, EntriesService, Facts, ReloadCall};
 use crate::attest::WorkloadAttestor;
 use crate::attest::names::NameKeeper;
@@ -18,6 +20,7 @@ use crate::config::Config;
 use crate::conn::accept::Incoming;
 use crate::issue::Minter;
 use crate::key::store::{KeyStore, StoreError};
+use crate::metrics::Metrics;
 use crate::mirror::{Mirror, Sources};
 use crate::peer::Namespaces;
 use crate::registry::Registry;
@@ -49,6 +52,9 @@ pub enum AgentError {
     /// Entries cannot be read or kept.
     #[error(transparent)]
     Entries(#[from] EntryStoreError),
+    /// The address for metrics cannot be had.
+    #[error("metrics: {0}: {1}")]
+    Metrics(SocketAddr, #[source] std::io::Error),
     /// Signals cannot be caught.
     #[error("signals cannot be caught: {0}")]
     Signals(#[from] std::io::Error),
@@ -76,6 +82,8 @@ pub struct Bound {
     listener: UnixListener,
     admin_socket: BoundSocket,
     admin_listener: UnixListener,
+    facts_socket: Option<BoundSocket>,
+    facts_listener: Option<FactsListener>,
 }
 
 impl Bound {
@@ -109,11 +117,13 @@ impl Bound {
             BoundSocket::bind(&config.socket_path, config.socket_mode, 0o755).await?;
         let (admin_socket, admin_listener) =
             BoundSocket::bind(&config.admin_socket_path, 0o600, 0o700).await?;
+        let (facts_socket, facts_listener) = listen_for_facts(config.metrics.as_ref()).await?;
         let live = Live {
             registry,
             rotator,
             policy: watch::Sender::new(config.policy),
             files: watch::Sender::new(Arc::new(config.token_files.clone())),
+            metrics: Arc::new(Metrics::new()),
         };
         Ok(Self {
             reloader: Reloader { file, config, live },
@@ -125,6 +135,8 @@ impl Bound {
             listener,
             admin_socket,
             admin_listener,
+            facts_socket,
+            facts_listener,
         })
     }
 
@@ -144,10 +156,13 @@ impl Bound {
             rotator,
             policy,
             files,
+            ..
         } = &self.reloader.live;
         let (registry, rotator) = (Arc::clone(registry), Arc::clone(rotator));
+        let metrics = Arc::clone(&self.reloader.live.metrics);
         let minter = Arc::new(Minter::new(
             Arc::clone(&self.authority),
+            Arc::clone(&metrics),
             Arc::clone(&self.clock),
         ));
         let sources = Sources {
@@ -156,7 +171,7 @@ impl Bound {
             names: self.names.subscribe(),
             authority: Arc::clone(&self.authority),
         };
-        let audit = Arc::new(Audit::new(Arc::clone(&self.clock)));
+        let audit = Arc::new(Audit::new(Arc::clone(&metrics), Arc::clone(&self.clock)));
         let mirror = Mirror::new(sources, Arc::clone(&minter), Arc::clone(&self.clock));
         let api = WorkloadApi::new(Parts {
             attestor: WorkloadAttestor::new(self.names.subscribe()),
@@ -164,6 +179,7 @@ impl Bound {
             authority: Arc::clone(&self.authority),
             minter,
             audit: Arc::clone(&audit),
+            metrics: Arc::clone(&metrics),
             clock: Arc::clone(&self.clock),
             policy: policy.subscribe(),
             stop: stop.clone(),
@@ -171,9 +187,10 @@ impl Bound {
         let namespaces = Namespaces::of_self(self.reloader.config.require_peerpidfd);
         let incoming = Incoming::new(self.listener, namespaces);
         let grace = self.reloader.config.shutdown_grace;
+        let (minting, can_mint) = watch::channel(false);
         let until = stop.clone();
         tasks.spawn("workload API", async move {
-            Ok(workload_api::serve(incoming, api, until, grace).await?)
+            Ok(workload_api::serve(incoming, api, can_mint, until, grace).await?)
         });
         let config = &self.reloader.config;
         let facts = Arc::new(Facts {
@@ -185,9 +202,16 @@ impl Bound {
             registry: Arc::clone(&registry),
             files: mirror.status(),
             audit,
+            metrics,
             clock: Arc::clone(&self.clock),
         });
         let (requests, reloads) = mpsc::channel(1);
+        if let Some(listener) = self.facts_listener {
+            let (facts, until) = (Arc::clone(&facts), stop.clone());
+            tasks.spawn("metrics", async move {
+                Ok(facts_http::serve(listener, facts, until).await?)
+            });
+        }
         let administration = AdministrationService {
             facts,
             reload: ask_for_reload(requests),
@@ -199,7 +223,7 @@ impl Bound {
         let until = stop.clone();
         tasks.spawn(
             "rotator",
-            keys(Arc::clone(&rotator), self.lacking, until, ready),
+            keys(Arc::clone(&rotator), self.lacking, until, minting, ready),
         );
         let until = stop.clone();
         tasks.spawn("token files", async move {
@@ -226,7 +250,7 @@ impl Bound {
         });
         let ended = tasks.run().await;
         // The lock on the data directory is held until the sockets are gone.
-        drop((self.socket, self.admin_socket));
+        drop((self.socket, self.admin_socket, self.facts_socket));
         drop(rotator);
         match ended {
             None => Ok(()),
@@ -238,6 +262,25 @@ impl Bound {
             }
         }
     }
+}
+
+/// Where metrics are to be served, if anywhere. The socket is open to all: what it tells is no
+/// secret, and who may enter its directory is for the operator to say.
+async fn listen_for_facts(
+    address: Option<&FactsAddress>,
+) -> Result<(Option<BoundSocket>, Option<FactsListener>), AgentError> {
+    Ok(match address {
+        None => (None, None),
+        Some(FactsAddress::Socket(path)) => {
+            let (socket, listener) = BoundSocket::bind(path, 0o666, 0o755).await?;
+            (Some(socket), Some(FactsListener::Unix(listener)))
+        }
+        Some(FactsAddress::Loopback(address)) => {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.map_err(|error| AgentError::Metrics(*address, error))?;
+            (None, Some(FactsListener::Tcp(listener)))
+        }
+    })
 }
 
 /// A way to ask the reloader and to hear what it did, in words.
@@ -259,6 +302,7 @@ async fn keys(
     rotator: Arc<Rotator>,
     lacking: Vec<IssuerSpec>,
     stop: CancellationToken,
+    minting: watch::Sender<bool>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), AgentError> {
     let mut making = tokio::task::JoinSet::new();
@@ -276,6 +320,7 @@ async fn keys(
             Some(made) => made.map_err(|_| AgentError::Fault("rotator"))??,
         }
     }
+    minting.send_replace(true);
     // Nobody may be waiting for it any more.
     let _ = ready.send(());
     rotator.run(stop).await;

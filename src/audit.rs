@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::entry::Entry;
+use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::svid::{AudienceClaim, JwtSvid};
 
@@ -38,6 +39,7 @@ pub struct Seen {
 /// Keeps the record.
 #[derive(Debug)]
 pub struct Audit {
+    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     recent: Mutex<VecDeque<Seen>>,
     told: Mutex<HashMap<(u32, &'static str), Told>>,
@@ -51,8 +53,9 @@ struct Told {
 
 impl Audit {
     /// An empty record.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         Self {
+            metrics,
             clock,
             recent: Mutex::default(),
             told: Mutex::default(),
@@ -75,6 +78,7 @@ impl Audit {
             jti = svid.jti,
             "token issued"
         );
+        self.metrics.issued(&entry.id);
         self.remember(peer, svid.spiffe_id.to_string());
     }
 
@@ -94,6 +98,7 @@ impl Audit {
                 "caller refused"
             );
         }
+        self.metrics.refused(reason);
         self.remember(peer, format!("refused: {reason}"));
     }
 
@@ -157,7 +162,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn repeated_refusals_are_told_once_a_second_with_a_count_of_the_rest() {
-        let audit = Audit::new(Arc::new(FakeClock::at(1)));
+        let audit = Audit::new(Arc::new(Metrics::new()), Arc::new(FakeClock::at(1)));
         assert_eq!(audit.may_tell(1, "a"), Some(0));
         assert_eq!(audit.may_tell(1, "a"), None);
         assert_eq!(audit.may_tell(1, "a"), None);
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_last_callers_are_remembered_and_no_more() {
-        let audit = Audit::new(Arc::new(FakeClock::at(1)));
+        let audit = Audit::new(Arc::new(Metrics::new()), Arc::new(FakeClock::at(1)));
         let peer = this_process();
         for number in 0..20 {
             audit.remember(&peer, number.to_string());

@@ -1,7 +1,7 @@
 //! Makes tokens: chooses the key, fixes the times, signs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -10,6 +10,7 @@ use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::entry::{Claims, KeyRef};
 use crate::key::signing::{KeyError, SigningKey};
+use crate::metrics::Metrics;
 use crate::spiffe_id::SpiffeId;
 use crate::svid::{AudienceClaim, JwtSvid, Subject, Token, Validity, signing_input};
 
@@ -53,6 +54,7 @@ pub struct Order {
 #[derive(Debug)]
 pub struct Minter {
     authority: Arc<Authority>,
+    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     /// Slow signatures are made beside the threads that serve callers, and leave them a core.
     slow: Arc<Semaphore>,
@@ -60,10 +62,11 @@ pub struct Minter {
 
 impl Minter {
     /// A minter for the keys of `authority`.
-    pub fn new(authority: Arc<Authority>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(authority: Arc<Authority>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             authority,
+            metrics,
             clock,
             slow: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))),
         }
@@ -88,8 +91,12 @@ impl Minter {
         };
         let input = signing_input(signer.key.jwk(), subject, validity);
         let kid = signer.key.jwk().kid().to_owned();
+        let algorithm = signer.key.jwk().algorithm().name();
+        let start = Instant::now();
+        let token = self.sign(signer.key, input).await?;
+        self.metrics.signed(algorithm, start.elapsed());
         Ok(JwtSvid {
-            token: self.sign(signer.key, input).await?,
+            token,
             spiffe_id: order.spiffe_id.clone(),
             validity,
             kid,

@@ -8,7 +8,7 @@
 //! - words: `spiffe_id`, `selector`, `entry`, `issuer`, `clock`, `duration`, `durable` (the only
 //!   writer of files), `sys` (the only unsafe module)
 //! - signing, pure: `jose`, `svid`, `bundle`
-//! - keys: `key`
+//! - keys and counts: `key`, `metrics`
 //! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
 //!   `issue`, `mirror`, `registry`, `audit`, `socket`
 //! - surfaces: `pb`, `proto_json`, `workload_api`, `admin`
@@ -42,6 +42,7 @@ mod issue;
 mod issuer;
 mod jose;
 mod key;
+mod metrics;
 mod mirror;
 mod pb;
 mod peer;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -83,8 +83,8 @@ pub struct FileStatus {
     pub path: PathBuf,
     /// The entry that it leans on.
     pub entry: Arc<str>,
-    /// When its token ends; `None` where there is none.
-    pub expires_at: Option<SystemTime>,
+    /// The times of its token; `None` where there is none.
+    pub validity: Option<Validity>,
     /// What is wrong; empty where nothing is.
     pub error: String,
 }
@@ -182,7 +182,7 @@ impl Mirror {
         let status = |file: &Scheduled| FileStatus {
             path: file.spec.path.clone(),
             entry: Arc::clone(&file.spec.entry),
-            expires_at: file.written.map(|written| written.validity.expires_at),
+            validity: file.written.map(|written| written.validity),
             error: file.error.clone(),
         };
         let all: Vec<_> = self.files.iter().map(status).collect();

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::config::diagnostic::Diagnostics;
+use crate::metrics::Metrics;
 use crate::mirror::TokenFileSpec;
 use crate::registry::Registry;
 use crate::rotator::{RotationError, Rotator};
@@ -57,6 +58,8 @@ pub struct Live {
     pub policy: watch::Sender<Policy>,
     /// Token files.
     pub files: watch::Sender<Arc<Vec<TokenFileSpec>>>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Reads the configuration again when asked to.
@@ -111,6 +114,9 @@ impl Reloader {
                 tracing::error!(%error, "not reloaded: the former configuration stays in force");
             }
         }
+        self.live
+            .metrics
+            .reloaded(if outcome.is_ok() { "done" } else { "refused" });
         systemd::ready(match &outcome {
             Ok(_) => "serving",
             Err(_) => "serving; the last reload was refused",

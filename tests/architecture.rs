@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 6] = [
         "sys",
     ],
     &["jose", "svid", "bundle"],
-    &["key"],
+    &["key", "metrics"],
     &[
         "proc",
         "peer",

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod entries;
+pub mod facts_http;
 mod status;
 
 use std::sync::Arc;

@@ -11,6 +11,8 @@ use tonic::{Request, Response, Status};
 use super::operator;
 use crate::audit::Audit;
 use crate::clock::{Clock, unix_seconds};
+use crate::key::record::KeyState;
+use crate::metrics::Metrics;
 use crate::mirror::FileStatus;
 use crate::pb::admin::administration_server::Administration;
 use crate::pb::admin::{
@@ -43,6 +45,8 @@ pub struct Facts {
     pub files: watch::Receiver<Arc<Vec<FileStatus>>>,
     /// Callers.
     pub audit: Arc<Audit>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -72,11 +76,62 @@ impl Facts {
                     file.path.display(),
                     file.error
                 ));
-            } else if file.expires_at.is_some_and(|end| end <= now) {
+            } else if file.validity.is_some_and(|held| held.expires_at <= now) {
                 problems.push(format!("token file {} has expired", file.path.display()));
             }
         }
         (ready, problems)
+    }
+
+    /// All metrics as text.
+    pub fn metrics_text(&self) -> String {
+        let now = self.clock.now();
+        let (ready, problems) = self.health();
+        let (configured, created) = self.registry.counts();
+        let up = now.duration_since(self.started_at).unwrap_or_default();
+        let label = |name: &'static str, value: &str| (name, value.to_owned());
+        let started = vec![
+            label("version", self.version),
+            label("trust_domain_id", self.trust_domain.as_str()),
+        ];
+        let mut levels = vec![
+            ("started", started, 1.0),
+            ("uptime_in_ms", Vec::new(), up.as_secs_f64() * 1000.0),
+            ("ready", Vec::new(), f64::from(u8::from(ready))),
+            ("problems", Vec::new(), count(problems.len())),
+            (
+                "entries",
+                vec![label("source", "configuration")],
+                seconds(configured),
+            ),
+            (
+                "entries",
+                vec![label("source", "created")],
+                seconds(created),
+            ),
+        ];
+        for issuer in self.rotator.status() {
+            for key in issuer
+                .keys
+                .iter()
+                .filter(|key| key.state == KeyState::Active)
+            {
+                let left = key.lifespan.as_secs_f64() - key.age.as_secs_f64();
+                let labels = vec![label("issuer", &issuer.name), label("key", &key.name)];
+                levels.push(("seconds_to_next_key", labels, left));
+            }
+        }
+        for file in self.files.borrow().iter() {
+            let labels = || vec![label("block", &file.path.to_string_lossy())];
+            let held = file.validity;
+            levels.push(("token_files", labels(), f64::from(u8::from(held.is_some()))));
+            if let Some(held) = held {
+                let (made, ends) = (unix_seconds(held.issued_at), unix_seconds(held.expires_at));
+                levels.push(("token_file_soonest_expiry", labels(), seconds(ends)));
+                levels.push(("token_file_oldest_issue", labels(), seconds(made)));
+            }
+        }
+        self.metrics.render(levels)
     }
 
     fn status(&self) -> GetStatusResponse {
@@ -85,7 +140,9 @@ impl Facts {
         let file = |file: &FileStatus| TokenFile {
             path: file.path.display().to_string(),
             entry: file.entry.to_string(),
-            expires_at: file.expires_at.map_or(0, unix_seconds),
+            expires_at: file
+                .validity
+                .map_or(0, |held| unix_seconds(held.expires_at)),
             error: file.error.clone(),
         };
         let recent = self.audit.recent().into_iter().map(|seen| Caller {
@@ -114,6 +171,18 @@ impl Facts {
             socket_path: self.socket_path.display().to_string(),
         }
     }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "no count and no time comes near 2^53"
+)]
+fn seconds(number: u64) -> f64 {
+    number as f64
+}
+
+fn count(number: usize) -> f64 {
+    seconds(u64::try_from(number).unwrap_or(u64::MAX))
 }
 
 fn show_key(key: KeyStatus) -> Key {

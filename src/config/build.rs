@@ -1,5 +1,6 @@
 //! Makes sense of the blocks together: references, sums of durations, paths that must not meet.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::context::Context;
 use super::diagnostic::Diagnostics;
 use super::hcl::Block;
 use super::{Config, entries, issuers};
+use crate::admin::facts_http::FactsAddress;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
 use crate::duration::show_duration;
@@ -48,6 +50,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         report,
     };
     sockets(agent, &admin_socket_path, &mut context);
+    let metrics = metrics(root, &mut context);
     let unix = attestors(root, &mut context);
     let rules = Rules {
         trust_domain,
@@ -63,6 +66,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         data_dir: context.data_dir,
         socket_path: context.socket_path,
         admin_socket_path,
+        metrics,
         socket_mode: agent.mode("socket_mode")?,
         log: log(agent),
         policy: Policy {
@@ -157,6 +161,38 @@ fn log(agent: &Block) -> LogSpec {
         _ => LogFormat::Text,
     };
     LogSpec { level, format }
+}
+
+fn metrics(root: &Block, context: &mut Context<'_>) -> Option<FactsAddress> {
+    let block = root.children("metrics").next()?;
+    match (block.path("socket_path"), block.text("address")) {
+        (Some(path), None) => {
+            context.refuse_private("the metrics socket", &path, block.place_of("socket_path"));
+            Some(FactsAddress::Socket(path))
+        }
+        (None, Some(text)) => {
+            let address = text
+                .parse::<SocketAddr>()
+                .ok()
+                .filter(|at| at.ip().is_loopback());
+            if address.is_none() {
+                let help =
+                    "write it as 127.0.0.1:9988; to serve others, put a web server before it";
+                let message = format!("{text:?} is no loopback address with a port");
+                context
+                    .report
+                    .error(block.place_of("address"), message, help);
+            }
+            address.map(FactsAddress::Loopback)
+        }
+        _ => {
+            let help = "give one of them: a Unix socket or a loopback address";
+            context
+                .report
+                .error(&block.place, "metrics needs socket_path or address", help);
+            None
+        }
+    }
 }
 
 fn attestors(root: &Block, context: &mut Context<'_>) -> UnixSpec {

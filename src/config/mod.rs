@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use self::diagnostic::{Diagnostics, Place};
 use self::hcl::Block;
+use crate::admin::facts_http::FactsAddress;
 use crate::attest::names::WantedNames;
 use crate::entry::Entry;
 use crate::mirror::TokenFileSpec;
@@ -43,6 +44,8 @@ pub struct Config {
     pub socket_mode: u32,
     /// The socket for administration.
     pub admin_socket_path: PathBuf,
+    /// Where metrics are served.
+    pub metrics: Option<FactsAddress>,
     /// What is logged, and how.
     pub log: LogSpec,
     /// What the Workload API allows.
@@ -105,6 +108,7 @@ impl Config {
             ("trust_domain", self.trust_domain != other.trust_domain),
             ("data_dir", self.data_dir != other.data_dir),
             ("socket_path", self.socket_path != other.socket_path),
+            ("metrics", self.metrics != other.metrics),
             (
                 "admin_socket_path",
                 self.admin_socket_path != other.admin_socket_path,

@@ -95,7 +95,7 @@ pub static ROOT: BlockSpec = BlockSpec {
     options: &[
         opt("include", Kind::Texts, Default("[]"), "Patterns of further files with issuer, entry and token_file blocks."),
     ],
-    blocks: &[&AGENT, &ISSUER, &ATTESTOR, &ENTRY, &TOKEN_FILE],
+    blocks: &[&AGENT, &METRICS, &ISSUER, &ATTESTOR, &ENTRY, &TOKEN_FILE],
     doc: "The configuration file.",
 };
 
@@ -122,6 +122,18 @@ static AGENT: BlockSpec = BlockSpec {
     ],
     blocks: &[],
     doc: "The agent itself.",
+};
+
+#[rustfmt::skip]
+static METRICS: BlockSpec = BlockSpec {
+    name: "metrics",
+    label: "",
+    options: &[
+        opt("socket_path", Kind::Path, Derived("none"), "A Unix socket to serve them on."),
+        opt("address", Kind::Text, Derived("none"), "A loopback address and port to serve them on, such as 127.0.0.1:9988."),
+    ],
+    blocks: &[],
+    doc: "Metrics for Prometheus at /metrics, and /live and /ready, over HTTP; off without this block.",
 };
 
 #[rustfmt::skip]

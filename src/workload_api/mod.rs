@@ -6,11 +6,14 @@ mod service;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 pub use self::service::{Parts, Policy, WorkloadApi};
 use crate::conn::Conn;
@@ -50,9 +53,11 @@ impl Connected for Conn {
 pub async fn serve(
     incoming: Incoming,
     api: WorkloadApi,
+    ready: watch::Receiver<bool>,
     stop: CancellationToken,
     grace: Duration,
 ) -> Result<(), tonic::transport::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
     let service = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES);
     let server = tonic::transport::Server::builder()
         .http2_max_header_list_size(MAX_HEADER_BYTES)
@@ -62,10 +67,30 @@ pub async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(InterceptedService::new(service, check_header))
+        // Health is open to all, as in SPIRE: it names no identity.
+        .add_service(health_service)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tokio::select! {
         result = server => result,
+        () = report_health(health, ready) => Ok(()),
         () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => Ok(()),
+    }
+}
+
+/// Tells health checkers whether tokens can be minted.
+async fn report_health(health: HealthReporter, mut ready: watch::Receiver<bool>) {
+    loop {
+        let status = if *ready.borrow_and_update() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in ["", "SpiffeWorkloadAPI"] {
+            health.set_service_status(service, status).await;
+        }
+        if ready.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::Refusal;
 use crate::attest::WorkloadAttestor;
@@ -16,6 +16,7 @@ use crate::authority::{Authority, Published};
 use crate::clock::Clock;
 use crate::entry::{Audience, Entry, EntrySet, identities};
 use crate::issue::{Minter, Order};
+use crate::metrics::{Metrics, Rpc};
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
 use crate::pb::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse,
@@ -58,6 +59,8 @@ pub struct Parts {
     pub minter: Arc<Minter>,
     /// Keeps the record.
     pub audit: Arc<Audit>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// What the operator decides.
@@ -78,10 +81,24 @@ impl WorkloadApi {
 }
 
 impl Parts {
+    /// Counts how a call ended.
+    fn counted<T>(&self, rpc: Rpc, result: Result<T, Refusal>) -> Result<T, Status> {
+        let result = result.map_err(Status::from);
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        let name = if code == Code::Ok {
+            "OK".to_owned()
+        } else {
+            format!("{code:?}")
+        };
+        self.metrics.rpc(rpc, &name);
+        result
+    }
+
     async fn attest(&self, peer: &Peer, now: &Snapshot) -> Result<SelectorSet, Refusal> {
         let found = self.attestor.attest(peer, &now.entries, now.unix).await;
         found.map_err(|error| {
             let (pid, uid) = (peer.pid(), peer.uid());
+            self.metrics.attestation_failed();
             tracing::warn!(pid, uid, %error, "workload attestation failed");
             Refusal::Attestation
         })
@@ -259,7 +276,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
         let peer = peer_of(&request)?;
-        let svids = self.0.fetch(&peer, request.into_inner()).await?;
+        let svids = self.0.fetch(&peer, request.into_inner()).await;
+        let svids = self.0.counted(Rpc::FetchJwtsvid, svids)?;
         Ok(Response::new(JwtsvidResponse { svids }))
     }
 
@@ -277,7 +295,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
             sent: None,
         };
         // A refusal is the answer to the call, not the first message of a stream.
-        let first = stream.next().await?;
+        let first = stream.next().await;
+        let first = self.0.counted(Rpc::FetchJwtBundles, first)?;
         let replies = futures_util::stream::unfold(
             (Some(Ok(first)), Some(stream)),
             |(ready, stream)| async move {
@@ -298,8 +317,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let peer = peer_of(&request)?;
-        let reply = self.0.validate(&peer, request.into_inner()).await?;
-        Ok(Response::new(reply))
+        let reply = self.0.validate(&peer, request.into_inner()).await;
+        Ok(Response::new(self.0.counted(Rpc::ValidateJwtsvid, reply)?))
     }
 
     async fn fetch_x509svid(
