@@ -1,5 +1,10 @@
 //! What a service manager is told, where there is one.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -34,8 +39,27 @@ pub async fn watchdog(stop: CancellationToken) {
     }
 }
 
+/// Sends a message and waits for nothing: a service manager that does not read must not hold up the
+/// agent.
 fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let sent = send(&address, message.as_bytes());
+    if let Err(error) = sent {
         tracing::warn!(%error, "the service manager cannot be told");
     }
+}
+
+fn send(address: &OsStr, message: &[u8]) -> io::Result<()> {
+    let bytes = address.as_bytes();
+    let address = match bytes.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(address)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect_addr(&address)?;
+    socket.send(message).map(drop)
 }

@@ -23,6 +23,8 @@ pub enum Need {
     Python,
     /// An nginx to serve the webroot.
     Nginx,
+    /// strace, to make system calls fail or kill.
+    Strace,
 }
 
 /// Whether all of it is there. If not, says so, or fails where the whole suite is demanded.
@@ -31,6 +33,7 @@ pub fn have(needs: &[Need]) -> bool {
         let missing = match need {
             Need::Root if !nix::unistd::geteuid().is_root() => "root",
             Need::Python if python().is_none() => "Python with the packages spiffe and PyJWT",
+            Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             _ => continue,
         };
@@ -127,12 +130,19 @@ impl Sandbox {
 
     /// Writes another configuration.
     pub fn configure(&self, rest: &str) {
-        let text = format!(
-            "agent {{\n  trust_domain = \"example.org\"\n  data_dir = \"{}\"\n  runtime_dir = \"{}\"\n}}\n{rest}",
+        let path = self.path("agent.conf.new");
+        fs::write(&path, self.config_text(rest)).unwrap();
+        fs::rename(path, self.config()).unwrap();
+    }
+
+    /// The usual `agent` block and `rest`.
+    pub fn config_text(&self, rest: &str) -> String {
+        let level = std::env::var("SVID_AGENT_TEST_LOG_LEVEL").unwrap_or("info".to_owned());
+        format!(
+            "agent {{\n  trust_domain = \"example.org\"\n  data_dir = \"{}\"\n  runtime_dir = \"{}\"\n  log_level = \"{level}\"\n}}\n{rest}",
             self.path("data").display(),
             self.path("run").display(),
-        );
-        fs::write(self.config(), text).unwrap();
+        )
     }
 
     /// A path below it.
@@ -148,6 +158,11 @@ impl Sandbox {
     /// The Workload API socket.
     pub fn socket(&self) -> PathBuf {
         self.path("run/api/api.sock")
+    }
+
+    /// The admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.path("run/private/admin.sock")
     }
 
     /// Starts the agent and waits until it says that it is ready.
@@ -180,7 +195,8 @@ impl Sandbox {
         let mut command = Command::new(binary());
         command
             .args(arguments)
-            .env("SPIFFE_ENDPOINT_SOCKET", self.socket());
+            .env("SPIFFE_ENDPOINT_SOCKET", self.socket())
+            .env("AGENT_ADMIN_SOCKET", self.admin_socket());
         command
     }
 
@@ -304,16 +320,27 @@ impl Agent {
     }
 }
 
+/// Whether the full counts and the figures of time are asked for.
+pub fn long() -> bool {
+    std::env::var_os("SVID_AGENT_LONG").is_some()
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(directory) = std::env::var_os("SVID_AGENT_TEST_KEEP_LOGS") {
+            let name = format!("{}.{}", self.pid(), nanos());
+            let _ = fs::copy(&self.log, Path::new(&directory).join(name));
+        }
         if std::thread::panicking() {
             let mut log = String::new();
             if let Ok(mut file) = fs::File::open(&self.log) {
                 let _ = file.read_to_string(&mut log);
             }
-            eprintln!("--- log of the agent ---\n{log}---");
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(30)..].join("\n");
+            eprintln!("--- end of the log of the agent ---\n{last}\n---");
         }
     }
 }
