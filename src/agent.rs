@@ -118,12 +118,16 @@ impl Bound {
         let (admin_socket, admin_listener) =
             BoundSocket::bind(&config.admin_socket_path, 0o600, 0o700).await?;
         let (facts_socket, facts_listener) = listen_for_facts(config.metrics.as_ref()).await?;
+        let metrics = Arc::new(Metrics::new());
+        let audit = Arc::new(Audit::new(Arc::clone(&metrics), Arc::clone(&clock)));
+        audit.show_selectors(config.log_selectors.clone());
         let live = Live {
             registry,
             rotator,
             policy: watch::Sender::new(config.policy),
             files: watch::Sender::new(Arc::new(config.token_files.clone())),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            audit,
         };
         Ok(Self {
             reloader: Reloader { file, config, live },
@@ -160,6 +164,7 @@ impl Bound {
         } = &self.reloader.live;
         let (registry, rotator) = (Arc::clone(registry), Arc::clone(rotator));
         let metrics = Arc::clone(&self.reloader.live.metrics);
+        let audit = Arc::clone(&self.reloader.live.audit);
         let minter = Arc::new(Minter::new(
             Arc::clone(&self.authority),
             Arc::clone(&metrics),
@@ -170,8 +175,8 @@ impl Bound {
             registry: registry.subscribe(),
             names: self.names.subscribe(),
             authority: Arc::clone(&self.authority),
+            audit: Arc::clone(&audit),
         };
-        let audit = Arc::new(Audit::new(Arc::clone(&metrics), Arc::clone(&self.clock)));
         let mirror = Mirror::new(sources, Arc::clone(&minter), Arc::clone(&self.clock));
         let api = WorkloadApi::new(Parts {
             attestor: WorkloadAttestor::new(self.names.subscribe()),

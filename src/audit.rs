@@ -2,7 +2,8 @@
 //! caller refused, and the last few for whoever asks. Tokens are named by a part of their hash.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -12,6 +13,7 @@ use crate::clock::Clock;
 use crate::entry::Entry;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
+use crate::selector::SelectorSet;
 use crate::svid::{AudienceClaim, JwtSvid};
 
 /// The target of the events.
@@ -41,6 +43,8 @@ pub struct Seen {
 pub struct Audit {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    /// Beginnings of selectors that may be told.
+    shown: RwLock<Vec<String>>,
     recent: Mutex<VecDeque<Seen>>,
     told: Mutex<HashMap<(u32, &'static str), Told>>,
 }
@@ -57,19 +61,33 @@ impl Audit {
         Self {
             metrics,
             clock,
+            shown: RwLock::default(),
             recent: Mutex::default(),
             told: Mutex::default(),
         }
     }
 
-    /// A token was given to a caller.
-    pub fn issued(&self, peer: &Peer, entry: &Entry, audience: &AudienceClaim, svid: &JwtSvid) {
+    /// Lets selectors with these beginnings be told; none where the list is empty.
+    pub fn show_selectors(&self, beginnings: Vec<String>) {
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = beginnings;
+    }
+
+    /// A token was given to a caller with these selectors.
+    pub fn issued(
+        &self,
+        peer: &Peer,
+        found: &SelectorSet,
+        entry: &Entry,
+        audience: &AudienceClaim,
+        svid: &JwtSvid,
+    ) {
         tracing::info!(
             target: TARGET,
             event = "issued",
             pid = peer.pid(),
             uid = peer.uid(),
             gid = peer.gid(),
+            selectors = ?self.shown(found),
             entry = %entry.id,
             spiffe_id = %svid.spiffe_id,
             audience = ?audience.texts(),
@@ -82,8 +100,31 @@ impl Audit {
         self.remember(peer, svid.spiffe_id.to_string());
     }
 
-    /// A caller got nothing.
-    pub fn refused(&self, peer: &Peer, reason: &'static str, audience: &[String], spiffe_id: &str) {
+    /// A token was written to a file.
+    pub fn written(&self, path: &Path, entry: &str, audience: &AudienceClaim, svid: &JwtSvid) {
+        tracing::info!(
+            target: TARGET,
+            event = "written",
+            path = ?path,
+            entry,
+            spiffe_id = %svid.spiffe_id,
+            audience = ?audience.texts(),
+            kid = svid.kid,
+            token = fingerprint(svid.token.reveal()),
+            jti = svid.jti,
+            "token written"
+        );
+    }
+
+    /// A caller with these selectors got nothing.
+    pub fn refused(
+        &self,
+        peer: &Peer,
+        found: &SelectorSet,
+        reason: &'static str,
+        audience: &[String],
+        spiffe_id: &str,
+    ) {
         if let Some(suppressed) = self.may_tell(peer.uid(), reason) {
             tracing::info!(
                 target: TARGET,
@@ -91,6 +132,7 @@ impl Audit {
                 pid = peer.pid(),
                 uid = peer.uid(),
                 gid = peer.gid(),
+                selectors = ?self.shown(found),
                 reason,
                 audience = ?audience,
                 requested = ?spiffe_id,
@@ -100,6 +142,12 @@ impl Audit {
         }
         self.metrics.refused(reason);
         self.remember(peer, format!("refused: {reason}"));
+    }
+
+    fn shown(&self, found: &SelectorSet) -> Vec<String> {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let may = |text: &String| shown.iter().any(|beginning| text.starts_with(beginning));
+        found.iter().map(ToString::to_string).filter(may).collect()
     }
 
     /// The last callers, the newest first.
@@ -170,6 +218,16 @@ mod tests {
         assert_eq!(audit.may_tell(1, "b"), Some(0));
         tokio::time::advance(QUIET).await;
         assert_eq!(audit.may_tell(1, "a"), Some(2));
+    }
+
+    #[test]
+    fn only_selectors_of_the_policy_are_told() {
+        let audit = Audit::new(Arc::new(Metrics::new()), Arc::new(FakeClock::at(1)));
+        let texts = ["unix:uid:1", "unix:user:a", "unix:path:/x"];
+        let found: SelectorSet = texts.iter().map(|text| text.parse().unwrap()).collect();
+        assert!(audit.shown(&found).is_empty());
+        audit.show_selectors(vec!["unix:u".to_owned()]);
+        assert_eq!(audit.shown(&found), ["unix:uid:1", "unix:user:a"]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::file::{Account, TokenFileSpec};
 use self::file::{MirrorError, put, refresh_after, remove_all, retry_after};
 use crate::attest::names::Names;
+use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::durable::FileId;
@@ -41,6 +42,8 @@ pub struct Sources {
     pub names: watch::Receiver<Arc<Names>>,
     /// The keys that sign.
     pub authority: Arc<Authority>,
+    /// Keeps the record.
+    pub audit: Arc<Audit>,
 }
 
 /// Keeps all token files fresh.
@@ -245,11 +248,13 @@ impl Mirror {
     ) -> Result<(Validity, FileId), MirrorError> {
         let names = Arc::clone(&self.sources.names.borrow());
         let svid = self.minter.mint(order).await?;
-        let validity = svid.validity;
-        let spec = Arc::clone(spec);
-        let work = move || put(&spec, &names, svid.token.reveal().as_bytes());
+        let (validity, file) = (svid.validity, Arc::clone(spec));
+        let token = svid.token.clone();
+        let work = move || put(&file, &names, token.reveal().as_bytes());
         let done = tokio::task::spawn_blocking(work).await;
         let file = done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
+        let audit = &self.sources.audit;
+        audit.written(&spec.path, &spec.entry, &order.audience, &svid);
         Ok((validity, file))
     }
 

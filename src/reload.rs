@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::config::diagnostic::Diagnostics;
 use crate::metrics::Metrics;
@@ -60,6 +61,8 @@ pub struct Live {
     pub files: watch::Sender<Arc<Vec<TokenFileSpec>>>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The record of callers.
+    pub audit: Arc<Audit>,
 }
 
 /// Reads the configuration again when asked to.
@@ -143,6 +146,7 @@ impl Reloader {
         }
         let changes = differences(&self.config, &new);
         telemetry::set_level(new.log.level);
+        self.live.audit.show_selectors(new.log_selectors.clone());
         self.live.policy.send_replace(new.policy);
         let entries = new.entries.clone();
         self.live
@@ -177,7 +181,8 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
     compare("issuer", &issuers(old), &issuers(new), &mut changes);
     compare("entry", &entries(old), &entries(new), &mut changes);
     compare("token file", &files(old), &files(new), &mut changes);
-    if old.policy != new.policy || old.rules != new.rules || old.log != new.log {
+    let same_log = old.log == new.log && old.log_selectors == new.log_selectors;
+    if old.policy != new.policy || old.rules != new.rules || !same_log {
         changes.push("options changed".to_owned());
     }
     changes

@@ -60,6 +60,7 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("rotator", "publish"),
     ("issue", "authority"),
     ("mirror", "attest"),
+    ("mirror", "audit"),
     ("mirror", "authority"),
     ("mirror", "issue"),
     ("registry", "attest"),

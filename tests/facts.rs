@@ -125,6 +125,9 @@ fn every_audit_field_is_documented_and_every_documented_one_is_there() {
     )
     .unwrap();
     let agent = sandbox.start();
+    eventually("the token file is there", || {
+        agent.log().contains("token written").then_some(())
+    });
     let token = sandbox.token("a\u{202e}b");
     sandbox.run(&[
         "fetch-jwt",
@@ -139,7 +142,11 @@ fn every_audit_field_is_documented_and_every_documented_one_is_there() {
         .map(|line| serde_json::from_str(line).expect(line))
         .collect();
     let page = include_str!("../docs/metrics.md");
-    for (event, heading) in [("issued", "Audit: issued"), ("refused", "Audit: refused")] {
+    for (event, heading) in [
+        ("written", "Audit: written"),
+        ("issued", "Audit: issued"),
+        ("refused", "Audit: refused"),
+    ] {
         let found = events
             .iter()
             .find(|e| e["target"] == "audit" && e["event"] == event)

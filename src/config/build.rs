@@ -69,6 +69,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         metrics,
         socket_mode: agent.mode("socket_mode")?,
         log: log(agent),
+        log_selectors: texts(agent, "log_selectors"),
         policy: Policy {
             leeway: agent.duration("leeway")?,
             nbf_margin: agent.duration("nbf_margin")?,
@@ -193,6 +194,14 @@ fn metrics(root: &Block, context: &mut Context<'_>) -> Option<FactsAddress> {
             None
         }
     }
+}
+
+fn texts(block: &Block, name: &str) -> Vec<String> {
+    let items = block
+        .texts(name)
+        .map(|(items, _)| items)
+        .unwrap_or_default();
+    items.into_iter().map(|(text, _)| text).collect()
 }
 
 fn attestors(root: &Block, context: &mut Context<'_>) -> UnixSpec {

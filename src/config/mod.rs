@@ -48,6 +48,8 @@ pub struct Config {
     pub metrics: Option<FactsAddress>,
     /// What is logged, and how.
     pub log: LogSpec,
+    /// Beginnings of selectors that may appear in logs.
+    pub log_selectors: Vec<String>,
     /// What the Workload API allows.
     pub policy: Policy,
     /// Whether kernels without `SO_PEERPIDFD` are refused.

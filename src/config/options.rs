@@ -112,6 +112,7 @@ static AGENT: BlockSpec = BlockSpec {
         opt("socket_mode", Kind::Mode, Default("\"0777\""), "Who may connect. What a caller gets is decided by entries, not by this."),
         opt("log_level", Kind::Choice(&["error", "warn", "info", "debug", "trace"]), Default("\"info\""), "The least important messages that are logged."),
         opt("log_format", Kind::Choice(&["text", "json"]), Default("\"text\""), "One line of text or of JSON for each message, on standard error."),
+        opt("log_selectors", Kind::Texts, Default("[]"), "Beginnings of selectors of callers that may appear in the log, such as \"unix:user\"."),
         opt("default_jwt_svid_ttl", secs(1, YEAR), Default("\"5m\""), "Life of fetched tokens whose entry says nothing else."),
         opt("max_ttl", secs(1, YEAR), Default("\"24h\""), "No token lives longer."),
         opt("leeway", secs(0, 120), Default("\"30s\""), "How far clocks may be apart when tokens are validated."),

@@ -100,6 +100,10 @@ fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
         registry: watch::channel(Arc::new(snapshot)).1,
         names: watch::channel(Arc::default()).1,
         authority,
+        audit: Arc::new(Audit::new(
+            Arc::new(crate::metrics::Metrics::new()),
+            Arc::clone(&clock),
+        )),
     };
     Mirror::new(sources, minter, clock)
 }

@@ -118,14 +118,15 @@ impl Parts {
                 "no matching entry has this identity and allows these audiences"
             };
             self.audit
-                .refused(peer, reason, &request.audience, &request.spiffe_id);
+                .refused(peer, &found, reason, &request.audience, &request.spiffe_id);
             return Err(Refusal::NoIdentity);
         }
         let mut svids: Vec<Jwtsvid> = Vec::with_capacity(granted.len());
         for entry in granted {
             let order = self.order(&entry, &audiences);
             let svid = self.minter.mint(&order).await.map_err(Refusal::Issue)?;
-            self.audit.issued(peer, &entry, &order.audience, &svid);
+            self.audit
+                .issued(peer, &found, &entry, &order.audience, &svid);
             // A hint tells one identity: a later one with the same hint goes without.
             let taken = svids.iter().any(|other| other.hint == entry.hint);
             svids.push(Jwtsvid {
@@ -161,7 +162,7 @@ impl Parts {
         let entitled = !now.entries.matching(&found).is_empty();
         if !entitled && !self.policy.borrow().allow_unauthenticated_verifiers {
             self.audit
-                .refused(peer, "no entry matches the caller", &[], "");
+                .refused(peer, &found, "no entry matches the caller", &[], "");
             return Err(Refusal::NoIdentity);
         }
         let document = bundle.workload_jwks().into_bytes();
