@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::entry::Entry;
 use crate::metrics::Metrics;
-use crate::peer::Peer;
+use crate::peer::{Peer, PeerError};
 use crate::selector::SelectorSet;
 use crate::svid::{AudienceClaim, JwtSvid};
 
@@ -142,6 +142,25 @@ impl Audit {
         }
         self.metrics.refused(reason);
         self.remember(peer, format!("refused: {reason}"));
+    }
+
+    /// A caller could not be told, or is no longer the process that connected.
+    pub fn unattested(&self, peer: &Peer, error: &PeerError) {
+        const REASON: &str = "workload attestation failed";
+        if let Some(suppressed) = self.may_tell(peer.uid(), REASON) {
+            tracing::warn!(
+                target: TARGET,
+                event = "unattested",
+                pid = peer.pid(),
+                uid = peer.uid(),
+                gid = peer.gid(),
+                reason = %error,
+                suppressed,
+                REASON
+            );
+        }
+        self.metrics.attestation_failed();
+        self.remember(peer, format!("refused: {error}"));
     }
 
     fn shown(&self, found: &SelectorSet) -> Vec<String> {

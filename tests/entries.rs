@@ -250,69 +250,97 @@ fn an_entry_among_many_is_in_force_at_once() {
     }
 }
 
-/// Kills the agent at one system call on the store, while entries are made; which of them were
-/// confirmed, and whether the call was reached.
-fn kill_at(sandbox: &Sandbox, call: &str, number: usize, round: usize) -> (Vec<String>, bool) {
-    let store = sandbox.path("data/private/entries.redb");
-    let mut traced = Command::new("strace")
+/// `strace` that kills at one system call on the store.
+fn killer(sandbox: &Sandbox, call: &str, number: usize) -> Command {
+    let mut strace = Command::new("strace");
+    strace
         .args(["-f", "-qq", "-o", "/dev/null", "-P"])
-        .arg(&store)
+        .arg(sandbox.path("data/private/entries.redb"))
         .arg("-e")
         .arg(format!("inject={call}:signal=KILL:when={number}"))
-        .arg(binary())
-        .args(["run", "--config"])
-        .arg(sandbox.config())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::null());
+    strace
+}
+
+/// Makes entries until one is not confirmed; those that were.
+fn create_until_dead(sandbox: &Sandbox, round: usize) -> Vec<String> {
     let mut confirmed = Vec::new();
     for step in 0..4 {
         let name = format!("k/{round}/{step}");
         let spiffe_id = format!("spiffe://example.org/{name}");
         let selector = own_selector();
-        let made = sandbox.run(&[
+        let create = [
             "entry",
             "create",
             "--spiffe-id",
             &spiffe_id,
             "--selector",
             &selector,
-        ]);
-        // At the start nobody listens yet.
-        let made = if step == 0 && made.status.code() == Some(4) {
-            eventually("the agent listens or is dead", || {
-                if traced.try_wait().unwrap().is_some() {
-                    return Some(None);
-                }
-                let made = sandbox.run(&[
-                    "entry",
-                    "create",
-                    "--spiffe-id",
-                    &spiffe_id,
-                    "--selector",
-                    &selector,
-                ]);
-                (made.status.code() != Some(4)).then_some(Some(made))
-            })
-        } else {
-            Some(made)
-        };
-        match made {
-            Some(made) if made.status.success() => confirmed.push(name),
-            _ => break,
+        ];
+        if !sandbox.run(&create).status.success() {
+            break;
         }
+        confirmed.push(name);
     }
-    let reached = traced.try_wait().unwrap().is_some();
-    if !reached {
-        let children =
-            fs::read_to_string(format!("/proc/{0}/task/{0}/children", traced.id())).unwrap();
-        for pid in children.split_whitespace() {
-            let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    confirmed
+}
+
+/// Kills an agent at one system call on its store while it starts; whether the call was reached.
+fn kill_at_start(sandbox: &Sandbox, call: &str, number: usize) -> bool {
+    let mut strace = killer(sandbox, call, number);
+    strace
+        .arg(binary())
+        .args(["run", "--config"])
+        .arg(sandbox.config());
+    let mut traced = strace.spawn().unwrap();
+    let reached = eventually("the agent serves or is dead", || {
+        if traced.try_wait().unwrap().is_some() {
+            return Some(true);
         }
+        sandbox.run(&["health"]).status.success().then_some(false)
+    });
+    let children = format!("/proc/{0}/task/{0}/children", traced.id());
+    for pid in fs::read_to_string(children)
+        .unwrap_or_default()
+        .split_whitespace()
+    {
+        let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }
     traced.wait().unwrap();
+    reached
+}
+
+/// Kills a serving agent at one system call on its store while entries are made; those that were
+/// confirmed, and whether the call was reached.
+fn kill_while_serving(
+    sandbox: &Sandbox,
+    call: &str,
+    number: usize,
+    round: usize,
+) -> (Vec<String>, bool) {
+    let agent = sandbox.start();
+    let mut strace = killer(sandbox, call, number)
+        .arg("-p")
+        .arg(agent.pid().to_string())
+        .spawn()
+        .unwrap();
+    eventually("strace holds every thread", || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
+        let traced = |path: &std::path::Path| {
+            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+            !status.contains("TracerPid:\t0\n")
+        };
+        tasks
+            .map(|task| task.unwrap().path())
+            .all(|path| traced(&path))
+            .then_some(())
+    });
+    let confirmed = create_until_dead(sandbox, round);
+    let reached = confirmed.len() < 4;
+    agent.kill();
+    strace.wait().unwrap();
     (confirmed, reached)
 }
 
@@ -323,27 +351,37 @@ fn the_store_survives_a_kill_at_every_write() {
     }
     let sandbox = sandbox();
     drop(sandbox.start());
-    let mut round = 0;
-    let mut killed = 0;
-    for call in ["pwrite64", "fsync", "fdatasync", "ftruncate", "write"] {
-        for number in 1.. {
-            if !long() && number > 3 {
-                break;
-            }
-            round += 1;
-            let (confirmed, reached) = kill_at(&sandbox, call, number, round);
-            killed += usize::from(reached);
-            let agent = sandbox.start();
-            let there = must(&sandbox, &["entry", "list", "--output", "json"]);
-            for name in &confirmed {
-                assert!(
-                    there.contains(&format!("example.org/{name}\"")),
-                    "{call} {number}: {name} is lost"
-                );
-            }
-            drop(agent);
-            if !reached {
-                break;
+    let (mut round, mut killed) = (0, 0);
+    for serving in [false, true] {
+        for call in [
+            "pwrite64",
+            "fsync",
+            "fdatasync",
+            "ftruncate",
+            "fallocate",
+            "write",
+        ] {
+            for number in 1.. {
+                if !long() && number > 2 {
+                    break;
+                }
+                round += 1;
+                let (confirmed, reached) = if serving {
+                    kill_while_serving(&sandbox, call, number, round)
+                } else {
+                    (Vec::new(), kill_at_start(&sandbox, call, number))
+                };
+                let agent = sandbox.start();
+                let there = must(&sandbox, &["entry", "list", "--output", "json"]);
+                for name in &confirmed {
+                    let entry = format!("example.org/{name}\"");
+                    assert!(there.contains(&entry), "{call} {number}: {name} is lost");
+                }
+                drop(agent);
+                if !reached {
+                    break;
+                }
+                killed += 1;
             }
         }
     }

@@ -139,6 +139,14 @@ async fn open_streams_end_with_unavailable_when_the_agent_stops() {
 }
 
 #[test]
+fn the_watchdog_of_the_service_manager_is_fed() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let mut agent = sandbox.start_with(&[("WATCHDOG_USEC", "200000")]);
+    agent.wait_for_state("WATCHDOG=1");
+    agent.wait_for_state("WATCHDOG=1");
+}
+
+#[test]
 fn keys_and_state_are_closed_to_everybody_else() {
     let sandbox = Sandbox::with_entry("RS256");
     let _agent = sandbox.start();

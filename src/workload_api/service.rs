@@ -97,9 +97,7 @@ impl Parts {
     async fn attest(&self, peer: &Peer, now: &Snapshot) -> Result<SelectorSet, Refusal> {
         let found = self.attestor.attest(peer, &now.entries, now.unix).await;
         found.map_err(|error| {
-            let (pid, uid) = (peer.pid(), peer.uid());
-            self.metrics.attestation_failed();
-            tracing::warn!(pid, uid, %error, "workload attestation failed");
+            self.audit.unattested(peer, &error);
             Refusal::Attestation
         })
     }

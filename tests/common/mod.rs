@@ -167,6 +167,11 @@ impl Sandbox {
 
     /// Starts the agent and waits until it says that it is ready.
     pub fn start(&self) -> Agent {
+        self.start_with(&[])
+    }
+
+    /// As [`Sandbox::start`], with more in the environment.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Agent {
         let notify = UnixDatagram::bind(self.path(&format!("notify.{}", nanos()))).unwrap();
         notify.set_read_timeout(Some(DEADLINE)).unwrap();
         let address = notify.local_addr().unwrap();
@@ -174,6 +179,7 @@ impl Sandbox {
         let child = Command::new(binary())
             .args(["run", "--config"])
             .arg(self.config())
+            .envs(environment.iter().copied())
             .env("NOTIFY_SOCKET", address.as_pathname().unwrap())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
