@@ -193,6 +193,7 @@ impl Bound {
         let incoming = Incoming::new(self.listener, namespaces);
         let grace = self.reloader.config.shutdown_grace;
         let (minting, can_mint) = watch::channel(false);
+        let is_ready = can_mint.clone();
         let until = stop.clone();
         tasks.spawn("workload API", async move {
             Ok(workload_api::serve(incoming, api, can_mint, until, grace).await?)
@@ -207,7 +208,7 @@ impl Bound {
             registry: Arc::clone(&registry),
             files: mirror.status(),
             audit,
-            metrics,
+            metrics: Arc::clone(&metrics),
             clock: Arc::clone(&self.clock),
         });
         let (requests, reloads) = mpsc::channel(1);
@@ -221,7 +222,13 @@ impl Bound {
             facts,
             reload: ask_for_reload(requests),
         };
-        let (entries, until) = (EntriesService(Arc::clone(&registry)), stop.clone());
+        let (entries, until) = (
+            EntriesService {
+                registry: Arc::clone(&registry),
+                metrics: Arc::clone(&metrics),
+            },
+            stop.clone(),
+        );
         tasks.spawn("administration", async move {
             Ok(admin::serve(self.admin_listener, administration, entries, until).await?)
         });
@@ -251,7 +258,7 @@ impl Bound {
             Ok(())
         });
         tasks.spawn("reload", async move {
-            Ok(self.reloader.run(reloads, stop).await?)
+            Ok(self.reloader.run(reloads, is_ready, stop).await?)
         });
         let ended = tasks.run().await;
         // The lock on the data directory is held until the sockets are gone.

@@ -86,12 +86,28 @@ impl Authority {
         self.published.subscribe()
     }
 
-    /// Shows others the keys of an issuer, which its documents must hold by now.
-    pub fn publish(&self, issuer: Arc<str>, keys: IssuerKeys) {
+    /// Shows others the keys of issuers, which their documents must hold by now, beside those that
+    /// are shown; chains of the same name give way.
+    pub fn add(&self, keys: &BTreeMap<Arc<str>, IssuerKeys>) {
         self.published.send_modify(|published| {
             let mut all = published.0.clone();
-            all.insert(issuer, keys);
+            for (name, new) in keys {
+                let mut new = new.clone();
+                if let Some(old) = all.get(name) {
+                    for (chain, key) in &old.active {
+                        new.active
+                            .entry(Arc::clone(chain))
+                            .or_insert_with(|| Arc::clone(key));
+                    }
+                }
+                all.insert(Arc::clone(name), new);
+            }
             *published = Arc::new(Published(all));
         });
+    }
+
+    /// Shows others these keys and no other.
+    pub fn replace(&self, keys: BTreeMap<Arc<str>, IssuerKeys>) {
+        self.published.send_replace(Arc::new(Published(keys)));
     }
 }

@@ -152,6 +152,11 @@ impl Metrics {
             .inc();
     }
 
+    /// There is no such entry any more.
+    pub fn forget(&self, entry: &str) {
+        self.issued.remove(&vec![("entry", entry.to_owned())]);
+    }
+
     /// A caller got nothing.
     pub fn refused(&self, reason: &str) {
         self.refused

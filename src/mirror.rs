@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::durable::FileId;
 use crate::issue::{Minter, Order};
 use crate::registry::Snapshot;
-use crate::svid::Validity;
+use crate::svid::{JwtSvid, Validity};
 
 /// The longest sleep: after a suspend the clock is looked at within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -52,6 +52,8 @@ pub struct Mirror {
     minter: Arc<Minter>,
     clock: Arc<dyn Clock>,
     files: Vec<Scheduled>,
+    /// Files that are to be removed.
+    gone: Vec<(PathBuf, FileId)>,
     shown: watch::Sender<Arc<Vec<FileStatus>>>,
 }
 
@@ -100,6 +102,7 @@ impl Mirror {
             minter,
             clock,
             files: Vec::new(),
+            gone: Vec::new(),
             shown: watch::Sender::default(),
         }
     }
@@ -114,10 +117,14 @@ impl Mirror {
         let mut changes = self.sources.authority.changes();
         self.adopt().await;
         loop {
+            self.remove_gone().await;
             self.notice_clock_steps();
             for index in 0..self.files.len() {
                 if stop.is_cancelled() {
                     return;
+                }
+                if self.sources_changed() {
+                    break;
                 }
                 self.visit(index).await;
             }
@@ -143,7 +150,6 @@ impl Mirror {
         for file in self.files.drain(..) {
             former.insert(file.spec.path.clone(), file);
         }
-        let mut gone = Vec::new();
         for spec in specs.iter() {
             let order = spec.order(&entries).map(Arc::new);
             let old = former.remove(&spec.path);
@@ -164,7 +170,7 @@ impl Mirror {
                     "there is no entry {:?} that allows its audience",
                     file.spec.entry
                 );
-                gone.extend(
+                self.gone.extend(
                     file.written
                         .take()
                         .map(|written| (spec.path.clone(), written.file)),
@@ -173,12 +179,26 @@ impl Mirror {
             self.files.push(file);
         }
         for (path, file) in former {
-            gone.extend(file.written.map(|written| (path, written.file)));
+            self.gone
+                .extend(file.written.map(|written| (path, written.file)));
         }
-        if !gone.is_empty() {
-            // Nothing waits for this but the next file.
-            let _ = tokio::task::spawn_blocking(move || remove_all(&gone)).await;
+        self.remove_gone().await;
+    }
+
+    /// Removes files whose token nobody is to have any more; one that cannot be is tried again with
+    /// the next round.
+    async fn remove_gone(&mut self) {
+        if !self.gone.is_empty() {
+            let gone = std::mem::take(&mut self.gone);
+            let left = tokio::task::spawn_blocking(move || remove_all(gone)).await;
+            self.gone = left.unwrap_or_default();
         }
+    }
+
+    /// Whether what the files follow has changed since they were last adopted.
+    fn sources_changed(&self) -> bool {
+        let changed = |result: Result<bool, watch::error::RecvError>| result.unwrap_or(false);
+        changed(self.sources.registry.has_changed()) || changed(self.sources.files.has_changed())
     }
 
     fn show(&self) {
@@ -206,7 +226,12 @@ impl Mirror {
         else {
             return;
         };
-        let result = self.write(&spec, &order).await;
+        let result = match self.minter.mint(&order).await {
+            // The entry may have gone while the signature was made: look again first.
+            Ok(_) if self.sources_changed() => return,
+            Ok(svid) => self.write(&spec, &order, svid).await,
+            Err(error) => Err(error.into()),
+        };
         let now = self.clock.since_boot();
         let Some(file) = self.files.get_mut(index) else {
             return;
@@ -240,14 +265,14 @@ impl Mirror {
         }
     }
 
-    /// Mints and writes; tells when the token holds and which file it is.
+    /// Writes a token; tells when it holds and which file it is.
     async fn write(
         &self,
         spec: &Arc<TokenFileSpec>,
         order: &Order,
+        svid: JwtSvid,
     ) -> Result<(Validity, FileId), MirrorError> {
         let names = Arc::clone(&self.sources.names.borrow());
-        let svid = self.minter.mint(order).await?;
         let (validity, file) = (svid.validity, Arc::clone(spec));
         let token = svid.token.clone();
         let work = move || put(&file, &names, token.reveal().as_bytes());

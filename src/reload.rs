@@ -37,6 +37,9 @@ pub enum ReloadError {
     /// Its issuers cannot be published.
     #[error(transparent)]
     Rotation(#[from] RotationError),
+    /// The agent stops.
+    #[error("the agent is stopping")]
+    Stopping,
     /// There is no file to read.
     #[error("this agent has no configuration file")]
     NoFile,
@@ -77,7 +80,7 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Serves requests and SIGHUP until told to stop.
+    /// Serves requests and SIGHUP from when the agent is `ready` until told to stop.
     ///
     /// # Errors
     ///
@@ -85,9 +88,14 @@ impl Reloader {
     pub async fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
+        mut ready: watch::Receiver<bool>,
         stop: CancellationToken,
     ) -> std::io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = ready.wait_for(|ready| *ready) => {}
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -131,15 +139,23 @@ impl Reloader {
         let file = self.file.clone().ok_or(ReloadError::NoFile)?;
         let loaded = tokio::task::spawn_blocking(move || Config::load(&file)).await;
         let (new, warnings) = loaded
-            .map_err(|_| ReloadError::NoFile)?
+            .map_err(|_| ReloadError::Stopping)?
             .map_err(ReloadError::Config)?;
         let fixed = self.config.fixed_differences(&new);
         if !fixed.is_empty() {
             return Err(ReloadError::Fixed(fixed));
         }
-        let (rotator, issuers) = (Arc::clone(&self.live.rotator), new.issuers.clone());
-        let applied = tokio::task::spawn_blocking(move || rotator.apply(issuers)).await;
-        applied.map_err(|_| ReloadError::NoFile)??;
+        // Keys and documents first, for the old entries and the new ones; then everything that cannot
+        // fail; then what only the old ones needed goes.
+        let rotator = Arc::clone(&self.live.rotator);
+        let prepared = if new.issuers == self.config.issuers {
+            None
+        } else {
+            let issuers = new.issuers.clone();
+            let work = move || rotator.prepare(issuers);
+            let prepared = tokio::task::spawn_blocking(work).await;
+            Some(prepared.map_err(|_| ReloadError::Stopping)??)
+        };
         for warning in warnings.iter() {
             let help = warning.help.as_deref().unwrap_or_default();
             tracing::warn!(place = %warning.place, help, "{}", warning.message);
@@ -155,6 +171,11 @@ impl Reloader {
         self.live
             .files
             .send_replace(Arc::new(new.token_files.clone()));
+        if let Some(prepared) = prepared {
+            let rotator = Arc::clone(&self.live.rotator);
+            let settled = tokio::task::spawn_blocking(move || rotator.settle(prepared)).await;
+            settled.map_err(|_| ReloadError::Stopping)?;
+        }
         self.config = new;
         Ok(changes)
     }
@@ -180,9 +201,31 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
     };
     compare("issuer", &issuers(old), &issuers(new), &mut changes);
     compare("entry", &entries(old), &entries(new), &mut changes);
+    let order =
+        |config: &Config| -> Vec<_> { config.entries.iter().map(|e| e.id.clone()).collect() };
+    let (before, after) = (order(old), order(new));
+    let kept = |ids: &[Arc<str>], other: &[Arc<str>]| -> Vec<_> {
+        ids.iter()
+            .filter(|id| other.contains(id))
+            .cloned()
+            .collect()
+    };
+    if kept(&before, &after) != kept(&after, &before) {
+        changes.push("the order of entries changed".to_owned());
+    }
     compare("token file", &files(old), &files(new), &mut changes);
-    let same_log = old.log == new.log && old.log_selectors == new.log_selectors;
-    if old.policy != new.policy || old.rules != new.rules || !same_log {
+    let options = |config: &Config| {
+        let rules = &config.rules;
+        let log = (config.log, config.log_selectors.clone());
+        (
+            rules.default_ttl,
+            rules.max_ttl,
+            rules.unix,
+            config.policy,
+            log,
+        )
+    };
+    if options(old) != options(new) {
         changes.push("options changed".to_owned());
     }
     changes

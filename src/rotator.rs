@@ -2,6 +2,8 @@
 //! the record that names it, the documents that verifiers read, and only then the snapshot that
 //! signatures are made from.
 
+mod disk;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +12,12 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use self::disk::{Disk, Former};
 use crate::authority::{Authority, IssuerKeys};
 use crate::clock::Clock;
 use crate::entry::KeyRef;
 use crate::issuer::IssuerUrl;
 use crate::jose::Algorithm;
-use crate::jose::jwk::Jwk;
 use crate::key::record::{KeyRecord, KeyState};
 use crate::key::signing::{KeyError, KeySpec, SigningKey};
 use crate::key::store::{KeyStore, StoreError};
@@ -117,10 +119,11 @@ pub struct Rotator {
     disk: Mutex<Disk>,
 }
 
+/// Issuers that are ready to be put in force.
 #[derive(Debug)]
-struct Disk {
-    store: KeyStore,
-    records: Vec<KeyRecord>,
+pub struct Prepared {
+    issuers: Vec<IssuerSpec>,
+    keys: BTreeMap<Arc<str>, IssuerKeys>,
 }
 
 impl std::fmt::Debug for dyn Clock {
@@ -170,6 +173,11 @@ impl Rotator {
     ///
     /// What went wrong; nothing of it is in use then.
     pub fn start_new(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
+        self.make_lacking(issuer)?;
+        self.bring_up(issuer)
+    }
+
+    fn make_lacking(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
         for (chain, spec) in issuer.keys() {
             if self.disk().usable(&chain, spec).is_some() {
                 continue;
@@ -181,23 +189,56 @@ impl Rotator {
             })?;
             self.disk().prepare(chain, &key, &*self.clock)?;
         }
-        self.bring_up(issuer)
+        Ok(())
     }
 
-    /// Puts other issuers in force: makes the keys they lack and publishes them all. Blocks as
+    /// Makes ready what other issuers need: keys, then documents that hold old and new keys, then
+    /// both sets of keys for those who sign. What signs now goes on. Blocks as
     /// [`Rotator::start_new`] does.
     ///
     /// # Errors
     ///
-    /// The first issuer that cannot be published; those before it are, which harms nobody.
-    pub fn apply(&self, issuers: Vec<IssuerSpec>) -> Result<(), RotationError> {
-        if issuers != self.issuers() {
-            for issuer in &issuers {
-                self.start_new(issuer)?;
-            }
-            *self.issuers.lock().unwrap_or_else(PoisonError::into_inner) = issuers;
+    /// The first issuer that cannot be published. The documents are then again those of before;
+    /// a key that was made is used by nobody.
+    pub fn prepare(&self, issuers: Vec<IssuerSpec>) -> Result<Prepared, RotationError> {
+        for issuer in &issuers {
+            self.make_lacking(issuer)?;
         }
-        Ok(())
+        let published = issuers.iter().try_for_each(|issuer| {
+            let public = self.disk().public_keys(&issuer.name);
+            issuer.webroot.publish(&public)
+        });
+        if let Err(error) = published {
+            for issuer in self.issuers() {
+                let public = self.disk().public_keys(&issuer.name);
+                if let Err(error) = issuer.webroot.publish(&public) {
+                    tracing::error!(issuer = %issuer.name, %error, "its documents cannot be restored");
+                }
+            }
+            return Err(error.into());
+        }
+        let mut keys = BTreeMap::new();
+        for issuer in &issuers {
+            let mut disk = self.disk();
+            disk.activate(issuer, Former::GoesOn, &*self.clock)?;
+            keys.insert(Arc::clone(&issuer.name), disk.signing_keys(issuer)?);
+        }
+        self.authority.add(&keys);
+        Ok(Prepared { issuers, keys })
+    }
+
+    /// Puts prepared issuers in force: what only others needed ceases to sign and to be trusted.
+    /// Blocks on the disk.
+    pub fn settle(&self, prepared: Prepared) {
+        for issuer in &prepared.issuers {
+            let recorded = self.disk().activate(issuer, Former::Retires, &*self.clock);
+            if let Err(error) = recorded {
+                // The next start finds the same keys fit, and records it then.
+                tracing::error!(issuer = %issuer.name, %error, "retired keys cannot be recorded");
+            }
+        }
+        self.authority.replace(prepared.keys);
+        *self.issuers.lock().unwrap_or_else(PoisonError::into_inner) = prepared.issuers;
     }
 
     fn issuers(&self) -> Vec<IssuerSpec> {
@@ -212,20 +253,10 @@ impl Rotator {
         let mut disk = self.disk();
         let public = disk.public_keys(&issuer.name);
         issuer.webroot.publish(&public)?;
-        disk.activate(issuer, &*self.clock)?;
-        let mut active = BTreeMap::new();
-        for (chain, spec) in issuer.keys() {
-            if let Some(record) = disk.usable(&chain, spec) {
-                active.insert(chain.key, Arc::new(disk.store.load(&record.jwk)?));
-            }
-        }
-        let url = issuer.webroot.url.clone();
-        let keys = IssuerKeys {
-            url,
-            active,
-            public,
-        };
-        self.authority.publish(Arc::clone(&issuer.name), keys);
+        disk.activate(issuer, Former::Retires, &*self.clock)?;
+        let keys = disk.signing_keys(issuer)?;
+        self.authority
+            .add(&BTreeMap::from([(Arc::clone(&issuer.name), keys)]));
         tracing::info!(issuer = %issuer.name, url = %issuer.webroot.url, "issuer published");
         Ok(())
     }
@@ -296,82 +327,6 @@ impl Rotator {
     fn disk(&self) -> std::sync::MutexGuard<'_, Disk> {
         // Records are changed only after they are durable, so a panic leaves none half-changed.
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Disk {
-    /// The key of a chain that signs, or may begin to: of the kind that is configured now.
-    fn usable(&self, chain: &KeyRef, spec: &KeySpec) -> Option<&KeyRecord> {
-        let mut candidates: Vec<_> = self
-            .records
-            .iter()
-            .filter(|record| record.chain == *chain && spec.fits(&record.jwk))
-            .filter(|record| record.state() != KeyState::Retired)
-            .collect();
-        candidates.sort_by_key(|record| record.state() != KeyState::Active);
-        candidates.first().copied()
-    }
-
-    fn has_all_keys(&self, issuer: &IssuerSpec) -> bool {
-        issuer
-            .keys()
-            .all(|(chain, spec)| self.usable(&chain, spec).is_some())
-    }
-
-    fn public_keys(&self, issuer: &str) -> Vec<Jwk> {
-        let of_issuer = self
-            .records
-            .iter()
-            .filter(|record| &*record.chain.issuer == issuer);
-        of_issuer.map(|record| record.jwk.clone()).collect()
-    }
-
-    /// Makes a new key durable, first itself, then its record.
-    fn prepare(
-        &mut self,
-        chain: KeyRef,
-        key: &SigningKey,
-        clock: &dyn Clock,
-    ) -> Result<(), StoreError> {
-        self.store.put(key)?;
-        let now = self.store.stamp(clock);
-        let mut records = self.records.clone();
-        records.push(KeyRecord::prepared(chain, key.jwk().clone(), now));
-        self.save(records, clock)
-    }
-
-    /// Records that the keys of an issuer are published and which of them sign. A key of a kind
-    /// that is not configured any more, or of a chain that is gone, ceases to sign and stays in
-    /// the documents for the tokens it has signed.
-    fn activate(&mut self, issuer: &IssuerSpec, clock: &dyn Clock) -> Result<(), StoreError> {
-        let now = self.store.stamp(clock);
-        let signing: Vec<String> = issuer
-            .keys()
-            .filter_map(|(chain, spec)| {
-                self.usable(&chain, spec)
-                    .map(|record| record.jwk.kid().to_owned())
-            })
-            .collect();
-        let mut records = self.records.clone();
-        for record in records.iter_mut().filter(|r| r.chain.issuer == issuer.name) {
-            record.published.get_or_insert_with(|| now.clone());
-            if signing.iter().any(|kid| kid == record.jwk.kid()) {
-                record.activated.get_or_insert_with(|| now.clone());
-            } else if record.state() == KeyState::Active {
-                record.retired = Some(now.clone());
-            }
-        }
-        if records == self.records {
-            Ok(())
-        } else {
-            self.save(records, clock)
-        }
-    }
-
-    fn save(&mut self, records: Vec<KeyRecord>, clock: &dyn Clock) -> Result<(), StoreError> {
-        self.store.save(&records, clock)?;
-        self.records = records;
-        Ok(())
     }
 }
 

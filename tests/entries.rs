@@ -250,17 +250,95 @@ fn an_entry_among_many_is_in_force_at_once() {
     }
 }
 
-/// `strace` that kills at one system call on the store.
-fn killer(sandbox: &Sandbox, call: &str, number: usize) -> Command {
+#[test]
+fn an_entry_of_the_configuration_displaces_one_of_the_same_id_that_can_then_be_removed() {
+    let sandbox = sandbox();
+    let _agent = sandbox.start();
+    create(&sandbox, "made", &["--entry-id", "same"]);
+    let configured = common::entry("same", 4_000_000);
+    sandbox.configure(&(issuer("main", "https://id.example.org", "ES256") + &configured));
+    must(&sandbox, &["reload"]);
+    assert_eq!(
+        sandbox.run(&["fetch-jwt", "--audience", "a"]).status.code(),
+        Some(3)
+    );
+    assert!(
+        must(&sandbox, &["entry", "list"]).contains("the configuration has an entry of this id")
+    );
+    must(&sandbox, &["entry", "delete", "same"]);
+    assert_eq!(must(&sandbox, &["entry", "count"]), "1");
+}
+
+#[test]
+fn an_error_of_the_disk_ends_nothing_for_good() {
+    if !have(&[Need::Strace]) {
+        return;
+    }
+    let sandbox = sandbox();
+    let agent = sandbox.start();
+    for call in ["pwrite64", "fsync", "fdatasync"] {
+        let mut strace = strace(&sandbox, &format!("{call}:error=EIO"));
+        let mut strace = strace
+            .arg("-p")
+            .arg(agent.pid().to_string())
+            .spawn()
+            .unwrap();
+        wait_until_traced(agent.pid());
+        let id = format!("spiffe://example.org/{call}");
+        let selector = own_selector();
+        let arguments = [
+            "entry",
+            "create",
+            "--spiffe-id",
+            &id,
+            "--selector",
+            &selector,
+        ];
+        let failed = !sandbox.run(&arguments).status.success();
+        let health = text(&sandbox.run(&["health"]).stdout);
+        assert_eq!(
+            failed,
+            health.contains("entries cannot be kept"),
+            "{health}"
+        );
+        let pid = nix::unistd::Pid::from_raw(strace.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        strace.wait().unwrap();
+        create(&sandbox, &format!("after/{call}"), &[]);
+        assert_eq!(must(&sandbox, &["health"]), "healthy");
+    }
+}
+
+/// `strace` that injects something into system calls on the store.
+fn strace(sandbox: &Sandbox, injection: &str) -> Command {
     let mut strace = Command::new("strace");
     strace
         .args(["-f", "-qq", "-o", "/dev/null", "-P"])
         .arg(sandbox.path("data/private/entries.redb"))
         .arg("-e")
-        .arg(format!("inject={call}:signal=KILL:when={number}"))
+        .arg(format!("inject={injection}"))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     strace
+}
+
+/// `strace` that kills at one system call on the store.
+fn killer(sandbox: &Sandbox, call: &str, number: usize) -> Command {
+    strace(sandbox, &format!("{call}:signal=KILL:when={number}"))
+}
+
+fn wait_until_traced(pid: u32) {
+    eventually("strace holds every thread", || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let traced = |path: &std::path::Path| {
+            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+            !status.contains("TracerPid:\t0\n")
+        };
+        tasks
+            .map(|task| task.unwrap().path())
+            .all(|path| traced(&path))
+            .then_some(())
+    });
 }
 
 /// Makes entries until one is not confirmed; those that were.
@@ -326,17 +404,7 @@ fn kill_while_serving(
         .arg(agent.pid().to_string())
         .spawn()
         .unwrap();
-    eventually("strace holds every thread", || {
-        let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
-        let traced = |path: &std::path::Path| {
-            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-            !status.contains("TracerPid:\t0\n")
-        };
-        tasks
-            .map(|task| task.unwrap().path())
-            .all(|path| traced(&path))
-            .then_some(())
-    });
+    wait_until_traced(agent.pid());
     let confirmed = create_until_dead(sandbox, round);
     let reached = confirmed.len() < 4;
     agent.kill();

@@ -96,7 +96,7 @@ fn fifty_broken_configurations_are_each_refused_with_their_line_and_the_old_one_
         replaced(&uid, "\"docker:label:x\""),
         replaced(&uid, "\"unix:path:/bin/x\""),
         replaced(&uid, "1"),
-        replaced("entry = \"me\"", "entry = \"mee\""),
+        replaced("entry = \"me\"", "entry = 1"),
         replaced("audience = \"a\"", "audience = []"),
         replaced("audience = \"a\"", "audience = \"\""),
         replaced("audience = \"a\"", "audience = \"a\"\n  mode = \"0777\"").clone(),
@@ -284,4 +284,99 @@ fn in_a_storm_of_hangups_every_call_sees_the_old_set_or_the_new_one() {
         assert!(share < 0.5, "{share}");
         assert!(delay < Duration::from_secs(1), "{delay:?}");
     }
+}
+
+/// An issuer with two key chains.
+fn two_keys(first: &str, second: &str) -> String {
+    let key = |name: &str| format!("  key \"{name}\" {{\n    algorithm = \"ES256\"\n  }}\n");
+    format!(
+        "issuer \"main\" {{\n  url = \"https://id.example.org\"\n{}{}}}\n",
+        key(first),
+        key(second)
+    )
+}
+
+fn signed_by(key: &str) -> String {
+    own_entry().replace(
+        "  selectors",
+        &format!("  key = \"{key}\"\n  issuer = \"main\"\n  selectors"),
+    )
+}
+
+#[test]
+fn a_reload_whose_last_issuer_fails_leaves_the_keys_of_the_first_ones_signing() {
+    let sandbox = Sandbox::new(&(two_keys("k1", "k2") + &signed_by("k2")));
+    let _agent = sandbox.start();
+    let bundle = || text(&sandbox.run(&["fetch-bundle"]).stdout);
+    let before = bundle();
+    let unpublishable = issuer("z", "https://z.example.org", "ES256")
+        .replace("  key", "  webroot = \"/nonexistent/z\"\n  key");
+    sandbox.configure(&(two_keys("k1", "k3") + &unpublishable + &signed_by("k1")));
+    let output = sandbox.run(&["reload"]);
+    assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+    assert_eq!(identities(&sandbox), ["me".to_owned()].into());
+    assert_eq!(bundle(), before);
+    assert!(!text(&sandbox.run(&["status"]).stdout).contains("retired"));
+}
+
+#[test]
+fn an_issuer_that_is_removed_is_trusted_no_more() {
+    let sandbox = Sandbox::new("");
+    let second = issuer("second", "https://two.example.org", "ES256");
+    sandbox.configure(&(two_keys("k1", "k2") + &second + &signed_by("k1")));
+    let _agent = sandbox.start();
+    let keys = || {
+        let bundle = sandbox.run(&["fetch-bundle"]);
+        let bundle: serde_json::Value = serde_json::from_slice(&bundle.stdout).unwrap();
+        bundle["keys"].as_array().unwrap().len()
+    };
+    assert_eq!(keys(), 3);
+    sandbox.configure(&(two_keys("k1", "k2") + &signed_by("k1")));
+    assert_eq!(
+        text(&sandbox.run(&["reload"]).stdout).trim(),
+        "issuer second removed"
+    );
+    assert_eq!(keys(), 2);
+}
+
+#[test]
+fn while_keys_are_made_for_a_new_configuration_the_old_one_signs() {
+    let sandbox = Arc::new(Sandbox::new(&(two_keys("k1", "k2") + &signed_by("k1"))));
+    let _agent = sandbox.start();
+    let over = Arc::new(AtomicBool::new(false));
+    let caller = std::thread::spawn({
+        let (sandbox, over) = (Arc::clone(&sandbox), Arc::clone(&over));
+        move || {
+            while !over.load(Ordering::Relaxed) {
+                let output = sandbox.run(&["fetch-jwt", "--audience", "a", "--timeout", "1s"]);
+                assert!(output.status.success(), "{}", text(&output.stderr));
+            }
+        }
+    });
+    let slow = issuer(
+        "slow",
+        "https://slow.example.org",
+        "RS256\"\n    size = 4096 # \"",
+    );
+    sandbox.configure(&(slow + &two_keys("k8", "k9") + &signed_by("k9")));
+    let output = sandbox.run(&["reload", "--timeout", "1m"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    over.store(true, Ordering::Relaxed);
+    caller.join().unwrap();
+}
+
+#[test]
+fn a_report_of_any_length_reaches_whoever_asked_and_a_new_order_is_a_change() {
+    let sandbox = Sandbox::new(&(main_issuer() + &named("a") + &named("b")));
+    let _agent = sandbox.start();
+    let wrong: String = (0..300)
+        .map(|n| format!("token_file \"x{n}\" {{\n  entry = \"a\"\n  audience = \"v\"\n}}\n"))
+        .collect();
+    sandbox.configure(&(main_issuer() + &named("a") + &named("b") + &wrong));
+    let output = sandbox.run(&["reload"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(text(&output.stderr).matches(": error: ").count(), 300);
+    sandbox.configure(&(main_issuer() + &named("b") + &named("a")));
+    let output = sandbox.run(&["reload"]);
+    assert_eq!(text(&output.stdout).trim(), "the order of entries changed");
 }

@@ -55,16 +55,22 @@ impl AdminClient {
         .await
     }
 
-    /// Has the configuration read again; tells what changed.
+    /// Has the configuration read again; tells what changed, or why nothing did.
     ///
     /// # Errors
     ///
-    /// Why nothing did.
-    pub async fn reload(&self) -> Result<Vec<String>, ClientError> {
+    /// It could not be asked.
+    pub async fn reload(&self) -> Result<Result<Vec<String>, String>, ClientError> {
         self.in_time(async {
-            let mut stub = AdministrationClient::new(self.connect().await?);
+            let stub = AdministrationClient::new(self.connect().await?);
+            let mut stub = stub.max_decoding_message_size(MAX_ANSWER_BYTES);
             let reply = stub.reload(ReloadRequest {}).await;
-            Ok(reply.map_err(refused)?.into_inner().changes)
+            let reply = reply.map_err(refused)?.into_inner();
+            Ok(if reply.refused.is_empty() {
+                Ok(reply.changes)
+            } else {
+                Err(reply.refused)
+            })
         })
         .await
     }
@@ -145,6 +151,9 @@ impl AdminClient {
 
 /// On this socket a missing permission is about the operator, not about an identity.
 fn refused(status: Status) -> ClientError {
+    if std::error::Error::source(&status).is_some() {
+        return ClientError::Unavailable("the connection was lost".to_owned());
+    }
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => {
             ClientError::Unavailable(status.message().to_owned())

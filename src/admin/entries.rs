@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::operator;
 use crate::clock::unix_seconds;
 use crate::entry::Entry;
+use crate::metrics::Metrics;
 use crate::pb::admin::entries_server::Entries;
 use crate::pb::admin::{
     self as pb, CreateEntriesRequest, CreateEntriesResponse, CreateResult, DeleteEntryRequest,
@@ -19,7 +20,12 @@ use crate::registry::rules::EntryRequest;
 use crate::registry::{self, Listed, Registry, RegistryError, Wish};
 
 /// The service.
-pub struct EntriesService(pub Arc<Registry>);
+pub struct EntriesService {
+    /// The entries.
+    pub registry: Arc<Registry>,
+    /// Counts, of which those of removed entries go.
+    pub metrics: Arc<Metrics>,
+}
 
 impl EntriesService {
     /// Runs what waits for the disk beside the threads that serve.
@@ -27,7 +33,7 @@ impl EntriesService {
         &self,
         work: impl FnOnce(&Registry) -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let registry = Arc::clone(&self.0);
+        let registry = Arc::clone(&self.registry);
         let done = tokio::task::spawn_blocking(move || work(&registry)).await;
         done.map_err(|error| Status::internal(error.to_string()))
     }
@@ -106,6 +112,7 @@ impl Entries for EntriesService {
         let entry = id.clone();
         let deleted = self.blocking(move |registry| registry.delete(&id)).await?;
         deleted.map_err(to_status)?;
+        self.metrics.forget(&entry);
         tracing::info!(pid = peer.pid(), uid = peer.uid(), entry, "entry deleted");
         Ok(Response::new(DeleteEntryResponse {}))
     }
@@ -118,7 +125,7 @@ fn to_status(error: RegistryError) -> Status {
         RegistryError::Exists(_) => Status::already_exists(text),
         RegistryError::Missing(_) => Status::not_found(text),
         RegistryError::Configured(_) => Status::failed_precondition(text),
-        RegistryError::Store(_) => Status::internal(text),
+        RegistryError::Store(_) | RegistryError::NotKept(_) => Status::internal(text),
     }
 }
 

@@ -91,10 +91,13 @@ async fn answer(stream: Box<dyn Stream>, facts: Arc<Facts>) {
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection for metrics ended early");
+        // One answer a connection: nobody keeps a place that others need.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(2 * PATIENCE, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics ended early"),
+        Err(_) => tracing::debug!("a connection for metrics took too long"),
     }
 }
 

@@ -68,6 +68,10 @@ impl Facts {
         {
             problems.push(format!("key {} is past its lifespan", key.kid));
         }
+        let trouble = self.registry.trouble();
+        if !trouble.is_empty() {
+            problems.push(format!("entries cannot be kept: {trouble}"));
+        }
         let now = self.clock.now();
         for file in self.files.borrow().iter() {
             if !file.error.is_empty() {
@@ -219,7 +223,11 @@ impl Administration for AdministrationService {
         request: Request<ReloadRequest>,
     ) -> Result<Response<ReloadResponse>, Status> {
         operator(&request)?;
-        let changes = (self.reload)().await.map_err(Status::failed_precondition)?;
-        Ok(Response::new(ReloadResponse { changes }))
+        // In the body, since a report may be longer than a header can be.
+        let (changes, refused) = match (self.reload)().await {
+            Ok(changes) => (changes, String::new()),
+            Err(report) => (Vec::new(), report),
+        };
+        Ok(Response::new(ReloadResponse { changes, refused }))
     }
 }

@@ -10,7 +10,6 @@ use super::{AdminArgs, Exit, Outcome, OutputFormat, complain, runtime, say};
 use crate::clock::{Clock, SystemClock, from_unix_seconds, unix_seconds};
 use crate::duration::show_duration;
 use crate::pb::admin::{Caller, GetStatusResponse, Issuer, Key, TokenFile};
-use crate::workload_api::client::ClientError;
 
 /// Show issuers, keys, entries, token files and recent callers.
 #[derive(Debug, Args)]
@@ -66,21 +65,18 @@ pub(super) fn health(args: &HealthArgs) -> Outcome {
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Outcome {
-    match runtime()?.block_on(args.admin.client().reload()) {
+    match runtime()?.block_on(args.admin.client().reload())? {
         Ok(changes) if changes.is_empty() => say("reloaded: nothing has changed")?,
         Ok(changes) => {
             for change in changes {
                 say(change)?;
             }
         }
-        Err(ClientError::Refused(reason)) => {
-            complain(format_args!(
-                "agent: not reloaded, the former configuration stays in force"
-            ));
-            complain(reason.trim_end());
+        Err(report) => {
+            complain("agent: not reloaded, the former configuration stays in force");
+            complain(report.trim_end());
             return Ok(Exit::Config);
         }
-        Err(error) => return Err(error.into()),
     }
     Ok(Exit::Success)
 }

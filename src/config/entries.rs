@@ -263,15 +263,12 @@ fn check_entry(
     }
     let message = format!("there is no entry {wanted:?} in the configuration");
     let place = block.place_of("entry");
-    match closest(wanted, &known) {
-        Some(meant) => context
-            .report
-            .error(place, message, format!("did you mean {meant}?")),
-        None => {
-            let help = "the file waits for one that is made with agent entry create --entry-id";
-            context.report.warning(place, message, help);
-        }
-    }
+    let waits = "the file waits for one that is made with agent entry create --entry-id";
+    let help = match closest(wanted, &known) {
+        Some(meant) => format!("did you mean {meant}? If not, {waits}"),
+        None => waits.to_owned(),
+    };
+    context.report.warning(place, message, help);
 }
 
 fn account(block: &Block, option: &str, kind: &str, context: &mut Context<'_>) -> Option<Account> {

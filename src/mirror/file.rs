@@ -146,28 +146,39 @@ pub fn put(spec: &TokenFileSpec, names: &Names, token: &[u8]) -> Result<FileId, 
     })
 }
 
-/// Removes files whose token nobody is to have any more.
-pub fn remove_all(files: &[(PathBuf, FileId)]) {
-    for (path, id) in files {
-        let (Some(directory), Some(name)) = (
-            path.parent(),
-            path.file_name().and_then(|name| name.to_str()),
-        ) else {
-            continue;
-        };
-        let removed = Dir::open(directory)
+/// Removes files whose token nobody is to have any more; gives back those that could not be.
+pub fn remove_all(files: Vec<(PathBuf, FileId)>) -> Vec<(PathBuf, FileId)> {
+    files
+        .into_iter()
+        .filter(|(path, id)| !is_removed(path, *id))
+        .collect()
+}
+
+/// Removes one, if it is still the one that was written; whether nothing is left to do.
+fn is_removed(path: &Path, id: FileId) -> bool {
+    let (Some(directory), Some(name)) = (
+        path.parent(),
+        path.file_name().and_then(|name| name.to_str()),
+    ) else {
+        return true;
+    };
+    let removed = match Dir::open(directory) {
+        // With its directory, the file is gone too.
+        Err(error) if error.is_missing() => Ok(false),
+        opened => opened
             .map_err(io::Error::other)
-            .and_then(|dir| dir.remove_own(name, *id));
-        match removed {
-            Ok(true) => tracing::info!(path = %path.display(), "the token file is removed"),
-            Ok(false) => {
-                tracing::warn!(path = %path.display(), "the token file is no longer ours: left alone");
-            }
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the token file cannot be removed");
-            }
+            .and_then(|dir| dir.remove_own(name, id)),
+    };
+    let path = path.display();
+    match removed {
+        Ok(true) => tracing::info!(%path, "the token file is removed"),
+        Ok(false) => tracing::info!(%path, "the token file is no longer ours: left alone"),
+        Err(error) => {
+            tracing::warn!(%path, %error, "the token file cannot be removed; trying again");
+            return false;
         }
     }
+    true
 }
 
 /// How long a fresh token stays in its file: a share of its life, moved by up to a tenth for each

@@ -42,6 +42,7 @@ pub struct Registry {
     inner: Mutex<Table>,
     current: watch::Sender<Arc<Snapshot>>,
     names: watch::Sender<Arc<WantedNames>>,
+    trouble: Mutex<String>,
     clock: Arc<dyn Clock>,
 }
 
@@ -79,6 +80,7 @@ impl Registry {
             inner: Mutex::new(inner),
             current: watch::Sender::new(Arc::new(snapshot)),
             names: watch::Sender::default(),
+            trouble: Mutex::default(),
             clock,
         };
         registry.publish(&registry.inner());
@@ -129,17 +131,21 @@ impl Registry {
                 Made { id, warnings }
             }));
         }
-        let changes: Vec<_> = fresh
+        let records: Vec<_> = fresh
             .iter()
-            .filter_map(|number| Some(Change::Put(*number, &inner.kept.get(number)?.record)))
+            .filter_map(|number| Some((*number, inner.kept.get(number)?.record.clone())))
             .collect();
-        if let Err(error) = inner.store.apply(&changes) {
+        let changes: Vec<_> = records
+            .iter()
+            .map(|(n, record)| Change::Put(*n, record))
+            .collect();
+        if let Err(error) = self.kept_well(inner.store.apply(&changes)) {
             for number in fresh {
                 inner.remove(number);
             }
             let reason = error.to_string();
             for result in results.iter_mut().filter(|result| result.is_ok()) {
-                *result = Err(RegistryError::Exists(reason.clone()));
+                *result = Err(RegistryError::NotKept(reason.clone()));
             }
             return results;
         }
@@ -173,7 +179,7 @@ impl Registry {
         {
             return Err(inner.similar_to(*other));
         }
-        inner.store.apply(&[Change::Put(number, &record)])?;
+        self.kept_well(inner.store.apply(&[Change::Put(number, &record)]))?;
         inner.insert(number, record);
         self.publish(&inner);
         Ok(Made {
@@ -190,7 +196,7 @@ impl Registry {
     pub fn delete(&self, id: &str) -> Result<(), RegistryError> {
         let mut inner = self.inner();
         let number = inner.number(id)?;
-        inner.store.apply(&[Change::Remove(number)])?;
+        self.kept_well(inner.store.apply(&[Change::Remove(number)]))?;
         inner.remove(number);
         self.publish(&inner);
         Ok(())
@@ -221,19 +227,59 @@ impl Registry {
 
     /// Lets entries end when their time has come, until told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.subscribe();
         loop {
             let next = self.inner().next_end(self.clock.now());
             let pause = next.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+                // A new entry may end sooner than all others.
+                _ = changes.changed() => {}
             }
-            let inner = self.inner();
-            let alive = inner.alive(self.clock.now()).count();
-            if alive != self.current.borrow().entries.len() {
-                self.publish(&inner);
+            let registry = Arc::clone(&self);
+            // The end is durable too, which waits for the disk.
+            let _ = tokio::task::spawn_blocking(move || registry.remove_ended()).await;
+        }
+    }
+
+    /// Removes entries whose time has come, and shows the others.
+    fn remove_ended(&self) {
+        let mut inner = self.inner();
+        let now = self.clock.now();
+        let ended = inner.ended(now);
+        let changes: Vec<_> = ended
+            .iter()
+            .map(|(number, _)| Change::Remove(*number))
+            .collect();
+        if !changes.is_empty() && self.kept_well(inner.store.apply(&changes)).is_ok() {
+            for (number, id) in &ended {
+                inner.remove(*number);
+                tracing::info!(entry = id, "the entry has ended and is removed");
             }
         }
+        if inner.alive(now).count() != self.current.borrow().entries.len() {
+            self.publish(&inner);
+        }
+    }
+
+    /// What is wrong with the keeping of entries; empty where nothing is.
+    pub fn trouble(&self) -> String {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Remembers whether the store works.
+    fn kept_well(&self, result: Result<(), EntryStoreError>) -> Result<(), EntryStoreError> {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        *trouble = result
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        result
     }
 
     fn publish(&self, inner: &Table) {

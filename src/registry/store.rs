@@ -58,7 +58,8 @@ pub enum EntryStoreError {
 #[derive(Debug)]
 pub struct EntryStore {
     path: PathBuf,
-    database: Database,
+    /// None while it could not be opened again after an error.
+    database: Option<Database>,
 }
 
 /// One change to the database.
@@ -80,7 +81,7 @@ impl EntryStore {
         let database = Database::create(path).map_err(|error| problem(path, error))?;
         let store = Self {
             path: path.to_owned(),
-            database,
+            database: Some(database),
         };
         store.check_version()?;
         let records = store.read()?;
@@ -90,7 +91,7 @@ impl EntryStore {
     fn check_version(&self) -> Result<(), EntryStoreError> {
         let problem = |error: redb::Error| problem(&self.path, error);
         let found = || -> Result<Option<u64>, redb::Error> {
-            let write = self.database.begin_write()?;
+            let write = self.database()?.begin_write()?;
             write.open_table(RECORDS)?;
             let mut meta = write.open_table(META)?;
             let found = meta.get(VERSION_KEY)?.map(|version| version.value());
@@ -112,7 +113,7 @@ impl EntryStore {
 
     fn read(&self) -> Result<Vec<(u64, Record)>, EntryStoreError> {
         let read = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let table = self.database()?.begin_read()?.open_table(RECORDS)?;
             let mut rows = Vec::new();
             for row in table.iter()? {
                 let (number, bytes) = row?;
@@ -129,31 +130,46 @@ impl EntryStore {
         rows.into_iter().map(parse).collect()
     }
 
-    /// Makes all changes, or none. When this returns they are on the disk.
+    fn database(&self) -> Result<&Database, redb::Error> {
+        let closed = || redb::Error::Io(std::io::Error::other("the database is closed"));
+        self.database.as_ref().ok_or_else(closed)
+    }
+
+    /// Makes all changes, or none. When this returns they are on the disk. After an error of the
+    /// disk the database refuses everything until it is opened again, so that is done once.
     ///
     /// # Errors
     ///
     /// Why none was made.
-    pub fn apply(&self, changes: &[Change<'_>]) -> Result<(), EntryStoreError> {
-        let apply = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
-            let mut table = write.open_table(RECORDS)?;
-            for change in changes {
-                match change {
-                    Change::Put(number, record) => {
-                        let bytes = serde_json::to_vec(record).map_err(std::io::Error::other)?;
-                        table.insert(number, bytes.as_slice())?;
-                    }
-                    Change::Remove(number) => {
-                        table.remove(number)?;
-                    }
+    pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<(), EntryStoreError> {
+        if self.try_apply(changes).is_ok() {
+            return Ok(());
+        }
+        // The old one holds the lock on the file.
+        self.database = None;
+        let reopened = Database::create(&self.path);
+        self.database = Some(reopened.map_err(|error| problem(&self.path, error))?);
+        self.try_apply(changes)
+            .map_err(|error| problem(&self.path, error))
+    }
+
+    fn try_apply(&self, changes: &[Change<'_>]) -> Result<(), redb::Error> {
+        let write = self.database()?.begin_write()?;
+        let mut table = write.open_table(RECORDS)?;
+        for change in changes {
+            match change {
+                Change::Put(number, record) => {
+                    let bytes = serde_json::to_vec(record).map_err(std::io::Error::other)?;
+                    table.insert(number, bytes.as_slice())?;
+                }
+                Change::Remove(number) => {
+                    table.remove(number)?;
                 }
             }
-            drop(table);
-            write.commit()?;
-            Ok(())
-        };
-        apply().map_err(|error| problem(&self.path, error))
+        }
+        drop(table);
+        write.commit()?;
+        Ok(())
     }
 }
 

@@ -48,6 +48,9 @@ pub enum RegistryError {
     /// It is of the configuration.
     #[error("entry {0:?} is of the configuration: change it there and run agent reload")]
     Configured(String),
+    /// It could not be kept with others.
+    #[error("{0}")]
+    NotKept(String),
     /// It cannot be kept.
     #[error(transparent)]
     Store(#[from] EntryStoreError),
@@ -102,6 +105,14 @@ impl Table {
         all.filter(move |entry| !has_ended(entry, now)).cloned()
     }
 
+    /// Numbers and ids of kept entries whose time has come.
+    pub fn ended(&self, now: SystemTime) -> Vec<(u64, String)> {
+        let ended = |kept: &Kept| kept.entry.as_ref().is_ok_and(|entry| has_ended(entry, now));
+        let all = self.kept.iter().filter(|(_, kept)| ended(kept));
+        all.map(|(number, kept)| (*number, kept.record.id.clone()))
+            .collect()
+    }
+
     /// How long until the next of them ends.
     pub fn next_end(&self, now: SystemTime) -> Option<Duration> {
         let ends = self.alive(now).filter_map(|entry| entry.expires_at);
@@ -115,6 +126,11 @@ impl Table {
         let entry = told(entry.as_ref(), &faults)
             .map_err(|error| error.to_string())
             .and_then(|_| entry.map(Arc::new).ok_or_else(String::new));
+        let configured = self.configured.iter().any(|other| *other.id == *record.id);
+        let entry = entry.and_then(|entry| {
+            let taken = || "the configuration has an entry of this id".to_owned();
+            if configured { Err(taken()) } else { Ok(entry) }
+        });
         self.numbers.insert(record.id.clone(), number);
         self.similar.insert(likeness(&record.request), number);
         self.kept.insert(number, Kept { record, entry });
@@ -130,11 +146,15 @@ impl Table {
 
     /// The number of an entry that may be changed.
     pub fn number(&self, id: &str) -> Result<u64, RegistryError> {
-        if self.configured.iter().any(|entry| *entry.id == *id) {
-            return Err(RegistryError::Configured(id.to_owned()));
+        if let Some(number) = self.numbers.get(id) {
+            return Ok(*number);
         }
-        let number = self.numbers.get(id).copied();
-        number.ok_or_else(|| RegistryError::Missing(id.to_owned()))
+        let configured = self.configured.iter().any(|entry| *entry.id == *id);
+        Err(if configured {
+            RegistryError::Configured(id.to_owned())
+        } else {
+            RegistryError::Missing(id.to_owned())
+        })
     }
 
     /// Why there cannot be another one like this.
@@ -161,6 +181,11 @@ impl Table {
             return Err(RegistryError::Exists(format!(
                 "there is an entry {id:?} already"
             )));
+        }
+        if wish.request.expires_at.is_some_and(|end| end <= now) {
+            return Err(RegistryError::Invalid(vec![
+                "expires_at has passed".to_owned(),
+            ]));
         }
         let (entry, faults) = self.rules.check(id.as_str().into(), &wish.request);
         let warnings = told(entry.as_ref(), &faults)?;

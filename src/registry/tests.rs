@@ -180,6 +180,13 @@ async fn an_entry_ends_when_its_time_has_come() {
     sandbox.clock.advance(Duration::from_secs(6));
     changes.changed().await.unwrap();
     assert_eq!(ids(&registry), ["conf"]);
+    assert_eq!(registry.list().len(), 1, "it is removed from the store too");
+    let mut past = wish("past", "past");
+    past.request.expires_at = Some(1_800_000_005);
+    assert!(matches!(
+        create(&registry, past),
+        Err(RegistryError::Invalid(_))
+    ));
     stop.cancel();
     task.await.unwrap();
 }

@@ -177,16 +177,16 @@ impl WorkloadClient {
     {
         let deadline = Instant::now() + self.timeout;
         let mut pause = FIRST_PAUSE;
+        let mut last: Option<ClientError> = None;
         loop {
             let attempt = async {
                 let stub = Stub::new(channel(&self.socket).await?);
                 let reply = call(stub).await;
                 reply.map_err(|status| self.judge(status))
             };
-            let late = || lost(&self.socket);
             let result = timeout_at(deadline, attempt)
                 .await
-                .unwrap_or_else(|_| Err(late()));
+                .unwrap_or_else(|_| Err(last.take().unwrap_or_else(|| lost(&self.socket))));
             let passing = result
                 .as_ref()
                 .is_err_and(|error: &ClientError| error.is_passing(self.wait));
@@ -194,6 +194,7 @@ impl WorkloadClient {
             if !passing || left.is_zero() {
                 return result;
             }
+            last = result.err();
             // The last try is made when the time is up, not before.
             sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
