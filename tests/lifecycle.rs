@@ -169,6 +169,27 @@ fn keys_and_state_are_closed_to_everybody_else() {
 }
 
 #[test]
+fn the_agent_can_leave_no_core_file_and_its_user_cannot_look_into_it() {
+    let sandbox = Sandbox::with_entry("ES256");
+    let agent = sandbox.start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", agent.pid())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let values: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(values, ["0", "0"], "{core}");
+    // What cannot be dumped belongs to root in /proc, whoever runs it.
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(
+        fs::metadata(format!("/proc/{}/environ", agent.pid()))
+            .unwrap()
+            .uid(),
+        0
+    );
+}
+
+#[test]
 fn an_issuer_with_keys_serves_while_another_makes_its_own() {
     let sandbox = Sandbox::new("");
     let entry = own_entry().replace("  selectors", "  issuer = \"old\"\n  selectors");
