@@ -104,6 +104,6 @@ fn read_trusted(path: &Path) -> Result<String, DirError> {
     let (Some(parent), Some(name)) = (whole.parent(), name) else {
         return Err(problem(ErrorKind::InvalidInput.into()));
     };
-    let bytes = Dir::open(parent)?.read_trusted(name)?;
+    let bytes = Dir::open_shared(parent)?.read_trusted(name)?;
     String::from_utf8(bytes).map_err(|error| problem(io::Error::new(ErrorKind::InvalidData, error)))
 }

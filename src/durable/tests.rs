@@ -97,6 +97,8 @@ fn a_directory_that_others_can_change_is_refused_by_name() {
     );
     assert!(open("sticky/below").is_ok());
     assert!(matches!(open("sticky"), Err(DirError::Writable { .. })));
+    assert!(Dir::open_shared(&root.join("sticky")).is_ok());
+    assert!(Dir::open_shared(&root.join("open")).is_err());
     assert!(matches!(open("link/below"), Err(DirError::Symlink(path)) if path.ends_with("link")));
     assert!(matches!(open("../x"), Err(DirError::NotAbsolute(_))));
     assert!(open("absent").unwrap_err().is_missing());

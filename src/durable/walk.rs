@@ -62,7 +62,17 @@ impl Dir {
     ///
     /// The first component that does not hold.
     pub fn open(path: &Path) -> Result<Self, DirError> {
-        Self::walk(path, None)
+        Self::walk(path, None, false)
+    }
+
+    /// As [`Dir::open`], for reading files of ours: the last component may be sticky too, since
+    /// nobody can take away or replace what is not his there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::open`].
+    pub fn open_shared(path: &Path) -> Result<Self, DirError> {
+        Self::walk(path, None, true)
     }
 
     /// As [`Dir::open`], making what is missing with the permission bits `mode`.
@@ -71,10 +81,10 @@ impl Dir {
     ///
     /// As [`Dir::open`], and what the kernel says to making a directory.
     pub fn create(path: &Path, mode: u32) -> Result<Self, DirError> {
-        Self::walk(path, Some(mode))
+        Self::walk(path, Some(mode), false)
     }
 
-    fn walk(path: &Path, create: Option<u32>) -> Result<Self, DirError> {
+    fn walk(path: &Path, create: Option<u32>, shared: bool) -> Result<Self, DirError> {
         let mut names = Vec::new();
         for component in path.components() {
             match component {
@@ -95,7 +105,7 @@ impl Dir {
         let mut fd = openat(AT_FDCWD, "/", step | OFlag::O_PATH, Mode::empty())
             .map_err(|errno| io_error(&at, errno))?;
         for (index, name) in names.iter().enumerate() {
-            check_trust(&fd, &at, false)?;
+            check_trust(&fd, &at, true)?;
             at.push(name);
             let last = index + 1 == names.len();
             let flags = step | if last { OFlag::O_RDONLY } else { OFlag::O_PATH };
@@ -110,7 +120,7 @@ impl Dir {
                 }
             })?;
         }
-        check_trust(&fd, &at, true)?;
+        check_trust(&fd, &at, shared)?;
         Ok(Self { fd, path: at })
     }
 }
@@ -142,12 +152,12 @@ fn make_directory(
 }
 
 /// Checks that only root and we decide what lies below a directory.
-fn check_trust(fd: &OwnedFd, path: &Path, last: bool) -> Result<(), DirError> {
+fn check_trust(fd: &OwnedFd, path: &Path, sticky: bool) -> Result<(), DirError> {
     let stat = fstat(fd).map_err(|errno| DirError::Io {
         path: path.to_owned(),
         source: errno.into(),
     })?;
-    check_owner(&stat, path, !last)
+    check_owner(&stat, path, sticky)
 }
 
 /// Checks that a file belongs to root or to us and that nobody else can write it; where it may be
