@@ -156,7 +156,7 @@ impl Audit {
                 gid = peer.gid(),
                 reason = %error,
                 suppressed,
-                REASON
+                "{REASON}"
             );
         }
         self.metrics.attestation_failed();

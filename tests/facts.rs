@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use common::{Sandbox, entry, eventually, issuer, own_entry, text};
+use common::{Sandbox, documented, entry, eventually, issuer, own_entry, text};
 
 fn get(socket: &Path, path: &str) -> (u16, String) {
     let mut stream = UnixStream::connect(socket).unwrap();
@@ -17,19 +17,6 @@ fn get(socket: &Path, path: &str) -> (u16, String) {
     stream.read_to_string(&mut reply).unwrap();
     let status = reply.split(' ').nth(1).unwrap().parse().unwrap();
     (status, reply.split_once("\r\n\r\n").unwrap().1.to_owned())
-}
-
-/// The first cells of the rows of the table below a heading, without their quotes.
-fn documented(page: &str, heading: &str) -> BTreeSet<String> {
-    let section = page
-        .split(&format!("\n## {heading}\n"))
-        .nth(1)
-        .expect(heading);
-    let section = section.split("\n## ").next().unwrap();
-    let cells = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    cells.map(str::to_owned).collect()
 }
 
 fn sandbox() -> Sandbox {

@@ -2,9 +2,10 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::{Need, Sandbox, entry, have, issuer, own_entry};
+use common::{Need, Sandbox, documented, entry, have, issuer, own_entry};
 use hyper_util::rt::TokioIo;
 use pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use pb::{
@@ -338,6 +339,9 @@ async fn a_caller_that_changed_its_user_after_it_connected_gets_nothing() {
         return;
     }
     let sandbox = Sandbox::with_entry("ES256");
+    let config = std::fs::read_to_string(sandbox.config()).unwrap();
+    let json = config.replacen("agent {", "agent {\n  log_format = \"json\"", 1);
+    std::fs::write(sandbox.config(), json).unwrap();
     let agent = sandbox.start();
     let script = r#"
 import os, socket, sys
@@ -390,11 +394,16 @@ sys.stdout.buffer.write(got)
     assert!(output.status.success(), "{}", common::text(&output.stderr));
     let answer = String::from_utf8_lossy(&output.stdout);
     assert!(!answer.contains("eyJ"), "{answer:?}");
-    assert!(
-        agent
-            .log()
-            .contains("ids are no longer those it connected with"),
-        "{}",
-        agent.log()
+    let log = agent.log();
+    let mut events = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line));
+    let told = events.find(|e| e["event"] == "unattested").expect(&log);
+    assert_eq!(
+        told["reason"],
+        "its user or group ids are no longer those it connected with"
     );
+    let fields: BTreeSet<_> = told.as_object().unwrap().keys().cloned().collect();
+    let page = include_str!("../docs/metrics.md");
+    assert_eq!(fields, documented(page, "Audit: unattested"));
 }

@@ -350,3 +350,16 @@ impl Drop for Agent {
         }
     }
 }
+
+/// The first cells of the rows of the table below a heading, without their quotes.
+pub fn documented(page: &str, heading: &str) -> std::collections::BTreeSet<String> {
+    let section = page
+        .split(&format!("\n## {heading}\n"))
+        .nth(1)
+        .expect(heading);
+    let section = section.split("\n## ").next().unwrap();
+    let cells = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    cells.map(str::to_owned).collect()
+}
