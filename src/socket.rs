@@ -44,8 +44,8 @@ pub struct BoundSocket {
 
 impl BoundSocket {
     /// Makes the socket with the permission bits `mode`, and its directory with `directory_mode` where
-    /// it is missing. What a killed agent left behind is
-    /// replaced; a socket that somebody serves is not.
+    /// it is missing. What a killed agent left behind is replaced; a socket that somebody serves is
+    /// not.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ mod common;
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use common::{Need, Sandbox, entry, eventually, have, issuer, text};
+use common::{Need, Sandbox, entry, eventually, feed, have, issuer, text};
 
 fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
@@ -13,19 +13,7 @@ fn code(output: &Output) -> i32 {
 
 /// Runs a command with something on its standard input.
 fn run_with_input(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Output {
-    let mut command = sandbox.command(arguments);
-    let command = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    child.wait_with_output().unwrap()
+    feed(&mut sandbox.command(arguments), input)
 }
 
 #[test]
@@ -52,6 +40,9 @@ fn a_user_with_an_entry_gets_a_token_and_one_without_is_told_so() {
     let alone = sandbox.run_as(1001, &fetch);
     assert_eq!(code(&alone), 4);
     assert!(text(&alone.stderr).contains("no agent listens on"));
+    let alone = sandbox.run(&["status"]);
+    assert_eq!(code(&alone), 4);
+    assert!(text(&alone.stderr).contains("with --admin-socket or AGENT_ADMIN_SOCKET"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Need, Sandbox, binary, eventually, have, issuer, long, own_entry, text};
@@ -33,9 +33,15 @@ fn must(sandbox: &Sandbox, arguments: &[&str]) -> String {
 }
 
 fn create(sandbox: &Sandbox, name: &str, more: &[&str]) -> String {
+    let output = try_create(sandbox, name, more);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).trim().to_owned()
+}
+
+fn try_create(sandbox: &Sandbox, name: &str, more: &[&str]) -> Output {
     let id = format!("spiffe://example.org/{name}");
     let selector = own_selector();
-    let mut arguments = vec![
+    let fixed = [
         "entry",
         "create",
         "--spiffe-id",
@@ -43,8 +49,7 @@ fn create(sandbox: &Sandbox, name: &str, more: &[&str]) -> String {
         "--selector",
         &selector,
     ];
-    arguments.extend(more);
-    must(sandbox, &arguments)
+    sandbox.run(&[&fixed, more].concat())
 }
 
 #[test]
@@ -68,6 +73,8 @@ fn an_entry_is_made_shown_changed_and_removed() {
     );
     let shown: serde_json::Value =
         serde_json::from_str(&must(&sandbox, &["entry", "show", &id, "--output", "json"])).unwrap();
+    let unnamed = sandbox.run(&["entry", "show", ""]);
+    assert!(text(&unnamed.stderr).contains("there is no entry"));
     assert_eq!(shown["spiffe_id"], "spiffe://example.org/made");
     assert_eq!(
         (&shown["jwt_svid_ttl"], &shown["claims"]["level"]),
@@ -284,17 +291,7 @@ fn an_error_of_the_disk_ends_nothing_for_good() {
             .spawn()
             .unwrap();
         wait_until_traced(agent.pid());
-        let id = format!("spiffe://example.org/{call}");
-        let selector = own_selector();
-        let arguments = [
-            "entry",
-            "create",
-            "--spiffe-id",
-            &id,
-            "--selector",
-            &selector,
-        ];
-        let failed = !sandbox.run(&arguments).status.success();
+        let failed = !try_create(&sandbox, call, &[]).status.success();
         let health = text(&sandbox.run(&["health"]).stdout);
         assert_eq!(
             failed,

@@ -41,6 +41,13 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
+/// Asks for an identity that is somebody else's.
+fn be_refused(sandbox: &Sandbox) {
+    let other = "spiffe://example.org/other";
+    let output = sandbox.run(&["fetch-jwt", "--audience", "a", "--spiffe-id", other]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+}
+
 #[test]
 fn every_metric_is_documented_and_every_documented_one_is_there() {
     let sandbox = sandbox();
@@ -50,13 +57,7 @@ fn every_metric_is_documented_and_every_documented_one_is_there() {
         sandbox.path("run/tokens/t").exists().then_some(())
     });
     sandbox.token("a");
-    sandbox.run(&[
-        "fetch-jwt",
-        "--audience",
-        "a",
-        "--spiffe-id",
-        "spiffe://example.org/other",
-    ]);
+    be_refused(&sandbox);
     sandbox.run(&["fetch-bundle"]);
     sandbox.run(&["reload"]);
     let file = sandbox.path("run/tokens/t");
@@ -116,13 +117,7 @@ fn every_audit_field_is_documented_and_every_documented_one_is_there() {
         agent.log().contains("token written").then_some(())
     });
     let token = sandbox.token("a\u{202e}b");
-    sandbox.run(&[
-        "fetch-jwt",
-        "--audience",
-        "a",
-        "--spiffe-id",
-        "spiffe://example.org/other",
-    ]);
+    be_refused(&sandbox);
     let log = agent.log();
     let events: Vec<serde_json::Value> = log
         .lines()

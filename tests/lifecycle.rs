@@ -3,12 +3,11 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
-use common::{Sandbox, binary, eventually, issuer, own_entry, text};
+use common::{Sandbox, binary, eventually, feed, issuer, own_entry, text};
 use nix::sys::signal::Signal;
 use spiffe::WorkloadApiClient;
 
@@ -23,18 +22,7 @@ fn kids(sandbox: &Sandbox, issuer: &str) -> Vec<String> {
 
 fn is_valid(sandbox: &Sandbox, token: &str) -> bool {
     let mut command = sandbox.command(&["validate-jwt", "--audience", "a"]);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(token.as_bytes())
-        .unwrap();
-    child.wait().unwrap().success()
+    feed(&mut command, token).status.success()
 }
 
 #[test]

@@ -6,7 +6,9 @@ mod common;
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use common::{Agent, Need, Sandbox, entry, eventually, free_port, have, issuer, python, text};
+use common::{
+    Agent, Need, Sandbox, entry, eventually, feed, free_port, have, issuer, python, text,
+};
 
 /// Verifies the token on standard input the way a relying party does.
 const VERIFY: &str = r#"
@@ -88,23 +90,11 @@ impl Drop for Nginx {
 
 /// What the relying party says.
 fn verify(sandbox: &Sandbox, issuer: &str, audience: &str, token: &str) -> String {
-    use std::io::Write;
-
-    let mut child = Command::new(python().unwrap())
+    let mut command = Command::new(python().unwrap());
+    command
         .args(["-c", VERIFY, issuer, audience])
-        .arg(sandbox.path("ca.pem"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(token.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
+        .arg(sandbox.path("ca.pem"));
+    let output = feed(&mut command, token);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).trim().to_owned()
 }

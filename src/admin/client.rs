@@ -12,7 +12,7 @@ use crate::pb::admin::{
     CreateEntriesRequest, CreateResult, DeleteEntryRequest, Entry, EntrySpec, GetStatusRequest,
     GetStatusResponse, ListEntriesRequest, Made, NewEntry, ReloadRequest, UpdateEntryRequest,
 };
-use crate::workload_api::client::{ClientError, channel};
+use crate::workload_api::client::{Advice, ClientError, channel};
 
 /// Where the agent is and how patient the caller is.
 #[derive(Debug, Clone)]
@@ -23,12 +23,17 @@ pub struct AdminClient {
     pub timeout: Duration,
 }
 
+const ADVICE: Advice = Advice {
+    named_by: "--admin-socket or AGENT_ADMIN_SOCKET",
+    denied: "only root and the user of the agent administer it",
+};
+
 /// The largest answer, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 impl AdminClient {
     async fn connect(&self) -> Result<Channel, ClientError> {
-        channel(&self.socket).await
+        channel(&self.socket, &ADVICE).await
     }
 
     async fn in_time<T>(

@@ -1,5 +1,7 @@
 //! `agent entry`: registration entries while the agent runs.
 
+mod show;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,12 +9,11 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use self::show::{entry_json, entry_text};
 use super::spire::{self, Imported};
 use super::{AdminArgs, Exit, Outcome, OutputFormat, complain, parse_timeout, runtime, say};
-use crate::clock::from_unix_seconds;
-use crate::duration::show_duration;
 use crate::pb::admin::{Entry, EntrySpec, ListEntriesRequest, Made, NewEntry, SelectorMatch};
-use crate::proto_json::{object, to_json};
+use crate::proto_json::object;
 
 /// Entries that are sent at a time.
 const BATCH: usize = 1000;
@@ -256,8 +257,10 @@ fn show(args: &OneArgs) -> Outcome {
         ..ListEntriesRequest::default()
     };
     let found = runtime()?.block_on(args.admin.client().list(filter))?;
+    // An empty id filters nothing.
     let entry = found
-        .first()
+        .iter()
+        .find(|entry| entry.id == args.id)
         .with_context(|| format!("there is no entry {:?}", args.id))?;
     match args.output {
         OutputFormat::Json => say(format_args!("{:#}", entry_json(entry)))?,
@@ -327,74 +330,4 @@ fn warn(made: &Made) {
     for warning in &made.warnings {
         complain(format_args!("agent: warning: {warning}"));
     }
-}
-
-fn entry_text(entry: &Entry) -> String {
-    let spec = entry.spec.clone().unwrap_or_default();
-    let ttl = match spec.jwt_svid_ttl {
-        0 => "default".to_owned(),
-        seconds => show_duration(Duration::from_secs(seconds)),
-    };
-    let audiences = if spec.limit_audiences {
-        spec.audiences.join(", ")
-    } else {
-        "any".to_owned()
-    };
-    let source = if entry.configured {
-        "configuration"
-    } else {
-        "created"
-    };
-    let mut rows = vec![
-        ("Entry ID", entry.id.clone()),
-        ("SPIFFE ID", spec.spiffe_id),
-    ];
-    rows.extend(
-        spec.selectors
-            .into_iter()
-            .map(|selector| ("Selector", selector)),
-    );
-    rows.extend([
-        ("Audiences", audiences),
-        ("JWT-SVID TTL", ttl),
-        ("Source", source.to_owned()),
-    ]);
-    if !spec.hint.is_empty() {
-        rows.push(("Hint", spec.hint));
-    }
-    if spec.expires_at > 0 {
-        let end = super::fetch_jwt::show_time(from_unix_seconds(spec.expires_at));
-        rows.push(("Expires at", end));
-    }
-    if !entry.configured {
-        rows.push(("Revision", entry.revision.to_string()));
-    }
-    if !entry.problem.is_empty() {
-        rows.push(("Does not match", entry.problem.clone()));
-    }
-    rows.iter()
-        .map(|(name, value)| format!("{name:<15}: {value}\n"))
-        .collect()
-}
-
-fn entry_json(entry: &Entry) -> Value {
-    let spec = entry.spec.clone().unwrap_or_default();
-    json!({
-        "id": entry.id,
-        "spiffe_id": spec.spiffe_id,
-        "selectors": spec.selectors,
-        "audiences": spec.limit_audiences.then_some(spec.audiences),
-        "jwt_svid_ttl": spec.jwt_svid_ttl,
-        "hint": spec.hint,
-        "claims": spec.claims.map(to_json).unwrap_or_default(),
-        "issuer": spec.issuer,
-        "key": spec.key,
-        "jti": spec.jti,
-        "expires_at": spec.expires_at,
-        "configured": entry.configured,
-        "created_at": entry.created_at,
-        "revision": entry.revision,
-        "problem": entry.problem,
-        "kept": entry.kept.clone().map(to_json).unwrap_or_default(),
-    })
 }

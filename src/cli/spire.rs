@@ -21,6 +21,9 @@ const WITHOUT_MEANING: [&str; 9] = [
 /// Fields whose meaning is a privilege that nobody has here: they must be false.
 const NEVER_TRUE: [&str; 3] = ["admin", "downstream", "store_svid"];
 
+/// The one additional attribute that has a meaning here.
+const INCLUDE_JTI: &str = "jwt_svid_include_jti";
+
 /// What a file holds.
 pub struct Imported {
     /// The entries, to be made.
@@ -77,8 +80,12 @@ fn read(fields: &Map<String, Value>) -> anyhow::Result<(NewEntry, Map<String, Va
             "hint" => spec.hint = text()?,
             "entryExpiry" | "entry_expiry" | "expires_at" => spec.expires_at = number()?,
             "additional_attributes" => {
-                let jti = value.get("jwt_svid_include_jti").and_then(Value::as_bool);
+                let jti = value.get(INCLUDE_JTI).and_then(Value::as_bool);
                 spec.jti = jti.unwrap_or(false);
+                let others = |fields: &Map<_, _>| fields.keys().any(|f| f != INCLUDE_JTI);
+                if !is_empty(value) && value.as_object().is_none_or(others) {
+                    kept.insert(name.clone(), value.clone());
+                }
             }
             name if NEVER_TRUE.contains(&name) && value.as_bool() == Some(true) => {
                 bail!("{name} is true, which nothing here can be: remove the entry, or the field");
@@ -164,6 +171,18 @@ mod tests {
             "{:?}",
             imported.warnings
         );
+    }
+
+    #[test]
+    fn attributes_without_a_meaning_are_kept_and_told() {
+        let attributes = r#"{"jwt_svid_include_jti": true, "later": 1}"#;
+        let text = format!(r#"{{"entries": [{{"additional_attributes": {attributes}}}]}}"#);
+        let imported = parse(&text).unwrap();
+        let entry = &imported.entries[0];
+        assert!(entry.spec.as_ref().unwrap().jti);
+        let kept = crate::proto_json::to_json(entry.kept.clone().unwrap());
+        assert_eq!(kept["additional_attributes"]["later"].as_f64(), Some(1.0));
+        assert!(imported.warnings[0].contains("additional_attributes"));
     }
 
     #[test]

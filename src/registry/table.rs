@@ -20,7 +20,6 @@ pub struct Wish {
     /// The entry.
     pub request: EntryRequest,
     /// Fields of SPIRE to keep.
-    /// Those that were made while the agent ran, by number.
     pub kept: Map<String, Value>,
 }
 
@@ -78,6 +77,7 @@ pub struct Table {
     pub configured: Vec<Arc<Entry>>,
     /// Names that the configuration asks for beside its entries.
     pub other_names: WantedNames,
+    /// Those that were made while the agent ran, by number.
     pub kept: BTreeMap<u64, Kept>,
     /// Their numbers by id.
     pub numbers: HashMap<String, u64>,

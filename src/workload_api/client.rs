@@ -20,27 +20,46 @@ use crate::pb::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, ValidateJwtsvidRequest,
 };
 use crate::proto_json::to_json;
+use crate::socket::MAX_SOCKET_PATH;
 
 /// How long to wait before trying again, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// What to tell whoever cannot reach a socket.
+#[derive(Debug)]
+pub struct Advice {
+    /// What names another socket.
+    pub named_by: &'static str,
+    /// Where to look if the kernel does not let him.
+    pub denied: &'static str,
+}
+
+const ADVICE: Advice = Advice {
+    named_by: "--socket or SPIFFE_ENDPOINT_SOCKET",
+    denied: "see the permissions of its directory, and socket_mode in the configuration",
+};
+
 /// Why a call did not succeed.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody serves the socket.
-    #[error("no agent listens on {}: start one with agent run or agent dev, or name its socket with --socket or SPIFFE_ENDPOINT_SOCKET ({source})", path.display())]
+    #[error("no agent listens on {}: start one with agent run or agent dev, or name its socket with {} ({source})", path.display(), advice.named_by)]
     NobodyListens {
         /// The socket.
         path: PathBuf,
+        /// How to go on.
+        advice: &'static Advice,
         /// What the kernel said.
         source: io::Error,
     },
     /// Somebody may listen, and we may not or cannot connect.
-    #[error("cannot connect to {}: {source}{}", path.display(), connect_help(source))]
+    #[error("cannot connect to {}: {source}{}", path.display(), connect_help(advice, source))]
     Connect {
         /// The socket.
         path: PathBuf,
+        /// How to go on.
+        advice: &'static Advice,
         /// What the kernel said.
         source: io::Error,
     },
@@ -180,7 +199,7 @@ impl WorkloadClient {
         let mut last: Option<ClientError> = None;
         loop {
             let attempt = async {
-                let stub = Stub::new(channel(&self.socket).await?);
+                let stub = Stub::new(channel(&self.socket, &ADVICE).await?);
                 let reply = call(stub).await;
                 reply.map_err(|status| self.judge(status))
             };
@@ -240,30 +259,38 @@ fn lost(socket: &Path) -> ClientError {
     ))
 }
 
-fn connect_help(error: &io::Error) -> &'static str {
+fn connect_help(advice: &Advice, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            " (see the permissions of its directory, and socket_mode in the configuration)"
+        io::ErrorKind::PermissionDenied => format!(" ({})", advice.denied),
+        io::ErrorKind::InvalidInput => {
+            format!(" (the path of a socket has {MAX_SOCKET_PATH} bytes at most)")
         }
-        io::ErrorKind::InvalidInput => " (the path of a socket has 107 bytes at most)",
-        _ => "",
+        _ => String::new(),
     }
 }
 
-/// A connection to whoever listens at a path.
+/// A connection to whoever listens at a path; `advice` is for the caller who finds nobody.
 ///
 /// # Errors
 ///
 /// Why there is none.
-pub async fn channel(path: &Path) -> Result<Channel, ClientError> {
+pub async fn channel(path: &Path, advice: &'static Advice) -> Result<Channel, ClientError> {
     let stream = UnixStream::connect(path).await;
     let mut stream = Some(stream.map_err(|source| {
         let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NobodyListens { path, source }
+                ClientError::NobodyListens {
+                    path,
+                    advice,
+                    source,
+                }
             }
-            _ => ClientError::Connect { path, source },
+            _ => ClientError::Connect {
+                path,
+                advice,
+                source,
+            },
         }
     })?);
     // The endpoint wants an address; the connection is made already.

@@ -226,7 +226,7 @@ fn parse_requested_id(text: &str) -> Result<Option<SpiffeId>, Refusal> {
 /// Who made the connection that a request came over.
 fn peer_of<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
-    peer.ok_or_else(|| Status::unavailable("workload attestation failed"))
+    peer.ok_or_else(|| Refusal::Attestation.into())
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -229,6 +229,16 @@ impl Sandbox {
     }
 }
 
+/// Runs a command to its end with this as its standard input.
+pub fn feed(command: &mut Command, input: &str) -> Output {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
 fn nanos() -> u128 {
     std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos()
 }
