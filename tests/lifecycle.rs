@@ -226,25 +226,29 @@ fn dev_serves_without_configuration_prints_a_working_token_and_cleans_up() {
     let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
     let shown: Vec<String> = lines
         .map(Result::unwrap)
-        .take_while(|line| !line.contains("--spiffe-id spiffe://dev.test/other"))
+        .take_while(|line| !line.ends_with(" status"))
         .collect();
     let token = shown
         .iter()
         .find(|line| line.starts_with("eyJ"))
         .expect("a token");
-    let export = shown
-        .iter()
-        .find(|line| line.contains("SPIFFE_ENDPOINT_SOCKET="))
-        .unwrap();
-    let socket = export.split_once('=').unwrap().1;
+    let exported = |name: &str| {
+        let line = shown.iter().find(|line| line.contains(name)).unwrap();
+        line.split_once('=').unwrap().1
+    };
+    let socket = exported("SPIFFE_ENDPOINT_SOCKET=");
+    let admin = exported("AGENT_ADMIN_SOCKET=");
 
     let agent = |arguments: &[&str]| {
         let mut command = Command::new(binary());
         command
             .args(arguments)
-            .env("SPIFFE_ENDPOINT_SOCKET", socket);
+            .env("SPIFFE_ENDPOINT_SOCKET", socket)
+            .env("AGENT_ADMIN_SOCKET", admin);
         command
     };
+    let status = agent(&["status"]).output().unwrap();
+    assert!(status.status.success(), "{}", text(&status.stderr));
     let file = temporary.path().join("token");
     fs::write(&file, token).unwrap();
     let check = agent(&["validate-jwt", "--audience", "test", "--file"])
@@ -276,6 +280,19 @@ fn dev_serves_without_configuration_prints_a_working_token_and_cleans_up() {
         0,
         "nothing is left behind"
     );
+}
+
+#[test]
+fn dev_refuses_a_directory_that_any_of_its_sockets_is_too_long_for() {
+    // 107 bytes hold the path of the Workload API socket here, and not that of the admin socket.
+    let directory = format!("/tmp/{}", "d".repeat(87));
+    let refused = Command::new(binary())
+        .args(["dev", "--dir", &directory])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("too long for the path of a socket"));
+    assert!(!std::path::Path::new(&directory).exists());
 }
 
 #[test]

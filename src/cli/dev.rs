@@ -31,7 +31,7 @@ const AUDIENCE: &str = "test";
 /// The configuration, in the directory.
 const FILE: &str = "agent.conf";
 /// The longest name below the directory that a socket has.
-const SOCKET: &str = "/api/api.sock";
+const LONGEST: &str = "/private/admin.sock";
 
 pub(super) fn dev(args: &DevArgs) -> Outcome {
     let place = Place::choose(args)?;
@@ -93,7 +93,7 @@ impl Place {
                 )
             }
         };
-        let length = std::path::absolute(&path)?.as_os_str().len() + SOCKET.len();
+        let length = std::path::absolute(&path)?.as_os_str().len() + LONGEST.len();
         anyhow::ensure!(
             length <= MAX_SOCKET_PATH,
             "{} is too long for the path of a socket, which has {MAX_SOCKET_PATH} bytes at most: choose a shorter directory with --dir",
@@ -182,10 +182,11 @@ fn quoted(path: &Path) -> String {
 fn welcome(directory: &Path, kept: bool, token: &str) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("this program cannot be found")?;
     let agent = shell(&program);
-    let socket = shell(Path::new(&format!(
-        "unix://{}",
-        directory.join("api/api.sock").display()
-    )));
+    let address = |place: &str| {
+        let path = directory.join(place);
+        shell(Path::new(&format!("unix://{}", path.display())))
+    };
+    let (socket, admin) = (address("api/api.sock"), address("private/admin.sock"));
     let file = shell(&directory.join("tokens/me"));
     let unverified = Unverified::parse(token).context("the agent gave no usable token")?;
     let subject = unverified
@@ -219,6 +220,7 @@ fn welcome(directory: &Path, kept: bool, token: &str) -> anyhow::Result<String> 
     writeln!(text, "\n{token}\n")?;
     writeln!(text, "In another terminal:\n")?;
     writeln!(text, "  export SPIFFE_ENDPOINT_SOCKET={socket}")?;
+    writeln!(text, "  export AGENT_ADMIN_SOCKET={admin}")?;
     writeln!(text, "  export SVID_TOKEN_FILE={file}\n")?;
     writeln!(text, "Then try:\n")?;
     for (what, command) in [
@@ -233,6 +235,10 @@ fn welcome(directory: &Path, kept: bool, token: &str) -> anyhow::Result<String> 
         (
             "be refused an identity that is not yours",
             format!("{agent} fetch-jwt --audience {AUDIENCE} --spiffe-id spiffe://dev.test/other"),
+        ),
+        (
+            "see keys, files and who has called",
+            format!("{agent} status"),
         ),
     ] {
         writeln!(text, "  # {what}\n  {command}\n")?;
