@@ -2,7 +2,10 @@
 //! records the commit for `agent --version`.
 
 use std::error::Error;
+use std::path::Path;
 use std::process::Command;
+
+use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -10,6 +13,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .compile_fds(descriptors)?;
+    // What reflection shows on the workload socket: what is served there and nothing else.
+    let shown = protox::compile(["workload.proto"], ["proto"])?.encode_to_vec();
+    let out = std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
+    std::fs::write(Path::new(&out).join("workload.fds"), shown)?;
     println!("cargo:rustc-env=SVID_AGENT_COMMIT={}", commit());
     Ok(())
 }

@@ -17,8 +17,11 @@ use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::conn::PeerCheck;
 use crate::conn::accept::Incoming;
+use crate::conn::slots::Slots;
 use crate::issue::Minter;
+use crate::issue::quota::Quota;
 use crate::key::store::{KeyStore, StoreError};
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, Sources};
@@ -30,7 +33,7 @@ use crate::rotator::{IssuerSpec, RotationError, Rotator};
 use crate::shutdown::{Ended, Supervisor};
 use crate::socket::{BoundSocket, SocketError};
 use crate::systemd;
-use crate::workload_api::{self, Parts, WorkloadApi};
+use crate::workload_api::{self, OpenStreams, Parts, ServeError, WorkloadApi};
 
 /// The version and the commit of this build.
 pub const VERSION: &str = concat!(
@@ -55,15 +58,18 @@ pub enum AgentError {
     /// The address for metrics cannot be had.
     #[error("metrics: {0}: {1}")]
     Metrics(SocketAddr, #[source] std::io::Error),
-    /// Signals cannot be caught.
-    #[error("signals cannot be caught: {0}")]
-    Signals(#[from] std::io::Error),
+    /// The kernel does not give what every Linux gives: signals, credentials of senders.
+    #[error("the kernel refuses what the agent needs: {0}")]
+    Kernel(#[from] std::io::Error),
     /// The socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The server broke.
+    /// A server broke.
     #[error("a gRPC server failed: {0}")]
     Server(#[from] tonic::transport::Error),
+    /// The server of the Workload API broke.
+    #[error("the Workload API failed: {0}")]
+    WorkloadApi(#[from] ServeError),
     /// A part ended by itself or panicked: a fault of the agent.
     #[error("internal fault: {0} ended unexpectedly")]
     Fault(&'static str),
@@ -125,6 +131,7 @@ impl Bound {
             registry,
             rotator,
             policy: watch::Sender::new(config.policy),
+            limits: watch::Sender::new(config.limits),
             files: watch::Sender::new(Arc::new(config.token_files.clone())),
             metrics,
             audit,
@@ -159,6 +166,7 @@ impl Bound {
             registry,
             rotator,
             policy,
+            limits,
             files,
             ..
         } = &self.reloader.live;
@@ -169,7 +177,8 @@ impl Bound {
             Arc::clone(&self.authority),
             Arc::clone(&metrics),
             Arc::clone(&self.clock),
-        ));
+            limits.subscribe(),
+        )?);
         let sources = Sources {
             files: files.subscribe(),
             registry: registry.subscribe(),
@@ -187,16 +196,28 @@ impl Bound {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&self.clock),
             policy: policy.subscribe(),
+            limits: limits.subscribe(),
+            calls: Quota::default(),
+            streams: OpenStreams::default(),
             stop: stop.clone(),
         });
         let namespaces = Namespaces::of_self(self.reloader.config.require_peerpidfd);
-        let incoming = Incoming::new(self.listener, namespaces);
+        let check = self.reloader.config.peer_check;
+        let slots = Slots::default();
+        let incoming = Incoming::new(
+            self.listener,
+            namespaces,
+            check,
+            limits.subscribe(),
+            slots.clone(),
+        )?;
         let grace = self.reloader.config.shutdown_grace;
+        let fixed = *limits.borrow();
         let (minting, can_mint) = watch::channel(false);
         let is_ready = can_mint.clone();
         let until = stop.clone();
         tasks.spawn("workload API", async move {
-            Ok(workload_api::serve(incoming, api, can_mint, until, grace).await?)
+            Ok(workload_api::serve(incoming, api, fixed, can_mint, until, grace).await?)
         });
         let config = &self.reloader.config;
         let facts = Arc::new(Facts {
@@ -208,6 +229,7 @@ impl Bound {
             registry: Arc::clone(&registry),
             files: mirror.status(),
             audit,
+            connections: slots,
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&self.clock),
         });
@@ -229,8 +251,15 @@ impl Bound {
             },
             stop.clone(),
         );
+        let incoming = Incoming::new(
+            self.admin_listener,
+            Namespaces::of_self(false),
+            PeerCheck::Sender,
+            limits.subscribe(),
+            Slots::default(),
+        )?;
         tasks.spawn("administration", async move {
-            Ok(admin::serve(self.admin_listener, administration, entries, until).await?)
+            Ok(admin::serve(incoming, administration, entries, until).await?)
         });
         let until = stop.clone();
         tasks.spawn(

@@ -1,18 +1,18 @@
 //! What was given to whom: an event in the log, of its own target, for each token issued and each
 //! caller refused, and the last few for whoever asks. Tokens are named by a part of their hash.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use tokio::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::entry::Entry;
+use crate::entry::{Audience, Entry};
 use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerError};
+use crate::quiet::Quiet;
 use crate::selector::SelectorSet;
 use crate::svid::{AudienceClaim, JwtSvid};
 
@@ -20,11 +20,6 @@ use crate::svid::{AudienceClaim, JwtSvid};
 pub const TARGET: &str = "audit";
 /// How many callers are remembered.
 const MAX_RECENT: usize = 10;
-/// Refusals of one user for one reason are told this often.
-const QUIET: Duration = Duration::from_secs(1);
-/// Users and reasons that are told apart; beyond that all start anew.
-const MAX_TOLD: usize = 4096;
-
 /// One call that came to an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -46,13 +41,8 @@ pub struct Audit {
     /// Beginnings of selectors that may be told.
     shown: RwLock<Vec<String>>,
     recent: Mutex<VecDeque<Seen>>,
-    told: Mutex<HashMap<(u32, &'static str), Told>>,
-}
-
-#[derive(Debug)]
-struct Told {
-    at: Instant,
-    suppressed: u64,
+    /// Refusals by user and reason.
+    refusals: Quiet<(u32, &'static str)>,
 }
 
 impl Audit {
@@ -63,7 +53,7 @@ impl Audit {
             clock,
             shown: RwLock::default(),
             recent: Mutex::default(),
-            told: Mutex::default(),
+            refusals: Quiet::default(),
         }
     }
 
@@ -78,7 +68,7 @@ impl Audit {
         peer: &Peer,
         found: &SelectorSet,
         entry: &Entry,
-        audience: &AudienceClaim,
+        audience: &[Audience],
         svid: &JwtSvid,
     ) {
         tracing::info!(
@@ -90,8 +80,8 @@ impl Audit {
             selectors = ?self.shown(found),
             entry = %entry.id,
             spiffe_id = %svid.spiffe_id,
-            audience = ?audience.texts(),
-            kid = svid.kid,
+            audience = ?texts(audience),
+            kid = &*svid.kid,
             token = fingerprint(svid.token.reveal()),
             jti = svid.jti,
             "token issued"
@@ -108,8 +98,8 @@ impl Audit {
             path = ?path,
             entry,
             spiffe_id = %svid.spiffe_id,
-            audience = ?audience.texts(),
-            kid = svid.kid,
+            audience = ?texts(audience.as_slice()),
+            kid = &*svid.kid,
             token = fingerprint(svid.token.reveal()),
             jti = svid.jti,
             "token written"
@@ -125,7 +115,7 @@ impl Audit {
         audience: &[String],
         spiffe_id: &str,
     ) {
-        if let Some(suppressed) = self.may_tell(peer.uid(), reason) {
+        if let Some(suppressed) = self.refusals.may_say((peer.uid(), reason)) {
             tracing::info!(
                 target: TARGET,
                 event = "refused",
@@ -147,7 +137,7 @@ impl Audit {
     /// A caller could not be told, or is no longer the process that connected.
     pub fn unattested(&self, peer: &Peer, error: &PeerError) {
         const REASON: &str = "workload attestation failed";
-        if let Some(suppressed) = self.may_tell(peer.uid(), REASON) {
+        if let Some(suppressed) = self.refusals.may_say((peer.uid(), REASON)) {
             tracing::warn!(
                 target: TARGET,
                 event = "unattested",
@@ -187,31 +177,10 @@ impl Audit {
             outcome,
         });
     }
+}
 
-    /// Whether to tell about a refusal, and how many were not told before it.
-    fn may_tell(&self, uid: u32, reason: &'static str) -> Option<u64> {
-        let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= MAX_TOLD {
-            told.clear();
-        }
-        let Some(last) = told.get_mut(&(uid, reason)) else {
-            told.insert(
-                (uid, reason),
-                Told {
-                    at: now,
-                    suppressed: 0,
-                },
-            );
-            return Some(0);
-        };
-        if now.duration_since(last.at) < QUIET {
-            last.suppressed += 1;
-            return None;
-        }
-        last.at = now;
-        Some(std::mem::take(&mut last.suppressed))
-    }
+fn texts(audiences: &[Audience]) -> Vec<&str> {
+    audiences.iter().map(Audience::as_str).collect()
 }
 
 /// The first 16 hexadecimal digits of the SHA-256 of a token: enough to find it again.
@@ -226,18 +195,6 @@ mod tests {
     use super::*;
     use crate::clock::fake::FakeClock;
     use crate::peer::tests::this_process;
-
-    #[tokio::test(start_paused = true)]
-    async fn repeated_refusals_are_told_once_a_second_with_a_count_of_the_rest() {
-        let audit = Audit::new(Arc::new(Metrics::new()), Arc::new(FakeClock::at(1)));
-        assert_eq!(audit.may_tell(1, "a"), Some(0));
-        assert_eq!(audit.may_tell(1, "a"), None);
-        assert_eq!(audit.may_tell(1, "a"), None);
-        assert_eq!(audit.may_tell(2, "a"), Some(0));
-        assert_eq!(audit.may_tell(1, "b"), Some(0));
-        tokio::time::advance(QUIET).await;
-        assert_eq!(audit.may_tell(1, "a"), Some(2));
-    }
 
     #[test]
     fn only_selectors_of_the_policy_are_told() {

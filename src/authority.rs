@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::bundle::Bundle;
@@ -26,9 +27,23 @@ pub struct IssuerKeys {
     pub public: Vec<Jwk>,
 }
 
-/// All that is published at one moment, by name of the issuer.
+/// All that is published at one moment.
 #[derive(Debug, Default)]
-pub struct Published(BTreeMap<Arc<str>, IssuerKeys>);
+pub struct Published {
+    /// The keys by name of the issuer.
+    issuers: BTreeMap<Arc<str>, IssuerKeys>,
+    /// What they make together; `None` where there is none yet.
+    trusted: Option<Trusted>,
+}
+
+/// What the trust domain is verified with.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    /// The keys of all issuers.
+    pub bundle: Arc<Bundle>,
+    /// The same as callers of the Workload API get it.
+    pub document: Bytes,
+}
 
 /// Hands out keys; the one writer is the rotator.
 #[derive(Debug)]
@@ -58,7 +73,7 @@ impl Authority {
     /// The key that signs for a chain at this moment; `None` as long as none is published.
     pub fn signer(&self, chain: &KeyRef) -> Option<Signer> {
         let published = self.published.borrow();
-        let issuer = published.0.get(&chain.issuer)?;
+        let issuer = published.issuers.get(&chain.issuer)?;
         Some(Signer {
             issuer: issuer.url.clone(),
             key: Arc::clone(issuer.active.get(&chain.key)?),
@@ -67,18 +82,13 @@ impl Authority {
 
     /// Whether the documents of an issuer are out.
     pub fn publishes(&self, issuer: &str) -> bool {
-        self.published.borrow().0.contains_key(issuer)
+        self.published.borrow().issuers.contains_key(issuer)
     }
 
-    /// The bundle of the trust domain: the keys of all issuers. `None` before any is published.
-    pub fn bundle(&self) -> Option<Bundle> {
-        let published = self.published.borrow();
-        let keys = published
-            .0
-            .values()
-            .flat_map(|issuer| issuer.public.iter().cloned());
-        let bundle = Bundle::new(self.trust_domain.clone(), keys);
-        (!published.0.is_empty()).then_some(bundle)
+    /// What the trust domain is verified with: the keys of all issuers. `None` before any is
+    /// published.
+    pub fn trusted(&self) -> Option<Trusted> {
+        self.published.borrow().trusted.clone()
     }
 
     /// Wakes when what is published has changed.
@@ -89,25 +99,31 @@ impl Authority {
     /// Shows others the keys of issuers, which their documents must hold by now, beside those that
     /// are shown; chains of the same name give way.
     pub fn add(&self, keys: &BTreeMap<Arc<str>, IssuerKeys>) {
-        self.published.send_modify(|published| {
-            let mut all = published.0.clone();
-            for (name, new) in keys {
-                let mut new = new.clone();
-                if let Some(old) = all.get(name) {
-                    for (chain, key) in &old.active {
-                        new.active
-                            .entry(Arc::clone(chain))
-                            .or_insert_with(|| Arc::clone(key));
-                    }
+        let mut all = self.published.borrow().issuers.clone();
+        for (name, new) in keys {
+            let mut new = new.clone();
+            if let Some(old) = all.get(name) {
+                for (chain, key) in &old.active {
+                    new.active
+                        .entry(Arc::clone(chain))
+                        .or_insert_with(|| Arc::clone(key));
                 }
-                all.insert(Arc::clone(name), new);
             }
-            *published = Arc::new(Published(all));
-        });
+            all.insert(Arc::clone(name), new);
+        }
+        self.replace(all);
     }
 
     /// Shows others these keys and no other.
-    pub fn replace(&self, keys: BTreeMap<Arc<str>, IssuerKeys>) {
-        self.published.send_replace(Arc::new(Published(keys)));
+    pub fn replace(&self, issuers: BTreeMap<Arc<str>, IssuerKeys>) {
+        let keys = issuers.values().flat_map(|issuer| &issuer.public).cloned();
+        let bundle = Bundle::new(self.trust_domain.clone(), keys);
+        let document = bundle.workload_jwks().into();
+        let trusted = (!issuers.is_empty()).then(|| Trusted {
+            bundle: Arc::new(bundle),
+            document,
+        });
+        self.published
+            .send_replace(Arc::new(Published { issuers, trusted }));
     }
 }

@@ -15,11 +15,13 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// A bundle of these keys, in an order that depends on nothing but the keys.
+    /// A bundle of these keys, in an order that depends on nothing but the keys. Those that no
+    /// JWT-SVID may be signed with are left out.
     pub fn new(trust_domain: TrustDomain, keys: impl IntoIterator<Item = Jwk>) -> Self {
+        let may_sign = |key: &Jwk| key.algorithm().is_for_jwt_svids();
         Self {
             trust_domain,
-            keys: sorted(keys),
+            keys: sorted(keys.into_iter().filter(may_sign)),
         }
     }
 
@@ -64,7 +66,8 @@ mod tests {
             n: vec![0x80; 256],
             e: vec![1, 0, 1],
         };
-        let p256 = PublicKey::P256 {
+        let p256 = PublicKey::Ec {
+            curve: crate::jose::Curve::P256,
             x: vec![1; 32],
             y: vec![2; 32],
         };

@@ -1,6 +1,7 @@
 //! Registration entries: which callers get which identity, and what its tokens say.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -50,9 +51,13 @@ impl FromStr for Audience {
     }
 }
 
-/// Configured claims; none of [`RESERVED_CLAIMS`].
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Claims(Map<String, Value>);
+/// Configured claims; none of [`RESERVED_CLAIMS`]. Cheap to copy and to compare.
+#[derive(Debug, Clone)]
+pub struct Claims {
+    members: Arc<Map<String, Value>>,
+    /// All of them as text, whose order depends on nothing but the claims.
+    text: Arc<str>,
+}
 
 impl Claims {
     /// Takes the claims of a configuration.
@@ -60,27 +65,63 @@ impl Claims {
     /// # Errors
     ///
     /// The first name that only the agent may set.
-    pub fn new(claims: Map<String, Value>) -> Result<Self, String> {
-        match claims
-            .keys()
-            .find(|name| RESERVED_CLAIMS.contains(&name.as_str()))
-        {
-            Some(name) => Err(name.clone()),
-            None => Ok(Self(claims)),
+    pub fn new(claims: Map<String, Value>) -> Result<Self, ReservedClaim> {
+        let mut names = claims.keys();
+        match names.find(|name| RESERVED_CLAIMS.contains(&name.as_str())) {
+            Some(name) => Err(ReservedClaim(name.clone())),
+            None => Ok(Self::unchecked(claims)),
+        }
+    }
+
+    fn unchecked(members: Map<String, Value>) -> Self {
+        let text = Value::Object(members.clone()).to_string();
+        Self {
+            members: Arc::new(members),
+            text: text.into(),
         }
     }
 
     /// These claims with those of `later` laid over them.
     pub fn merged_with(&self, later: &Self) -> Self {
-        let mut all = self.0.clone();
-        all.extend(later.0.clone());
-        Self(all)
+        let mut all = Map::clone(&self.members);
+        all.extend(Map::clone(&later.members));
+        Self::unchecked(all)
     }
 
     /// The claims by name.
     pub fn as_map(&self) -> &Map<String, Value> {
-        &self.0
+        &self.members
     }
+}
+
+impl Default for Claims {
+    fn default() -> Self {
+        Self::unchecked(Map::new())
+    }
+}
+
+impl PartialEq for Claims {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Claims {}
+
+impl Hash for Claims {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+/// A claim that only the agent may set.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the claim {0} cannot be configured")]
+pub struct ReservedClaim(String);
+
+impl ReservedClaim {
+    /// What to do about it.
+    pub const HELP: &str = "iss, sub, aud, iat, exp, nbf and jti are set by the agent alone";
 }
 
 /// Names a chain of signing keys: the `key` block of an `issuer` block.
@@ -262,7 +303,7 @@ pub(crate) mod tests {
     fn reserved_claims_are_refused_and_later_claims_win() {
         for name in RESERVED_CLAIMS {
             let claims = Map::from_iter([(name.to_owned(), json!(1))]);
-            assert_eq!(Claims::new(claims), Err(name.to_owned()));
+            assert_eq!(Claims::new(claims), Err(ReservedClaim(name.to_owned())));
         }
         let make = |value: Value| Claims::new(value.as_object().unwrap().clone()).unwrap();
         let merged = make(json!({"a": 1, "b": 1})).merged_with(&make(json!({"b": 2})));

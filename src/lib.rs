@@ -5,8 +5,8 @@
 //! The modules stand on floors, and each uses only what lies below it; `ARCHITECTURE.md` walks
 //! through them and `tests/architecture.rs` holds them to it.
 //!
-//! - words: `spiffe_id`, `selector`, `entry`, `issuer`, `clock`, `duration`, `durable` (the only
-//!   writer of files), `sys` (the only unsafe module)
+//! - words: `spiffe_id`, `selector`, `entry`, `issuer`, `clock`, `duration`, `limits`,
+//!   `quiet`, `durable` (the only writer of files), `sys` (the only unsafe module)
 //! - signing, pure: `jose`, `svid`, `bundle`
 //! - keys and counts: `key`, `metrics`
 //! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
@@ -42,6 +42,7 @@ mod issue;
 mod issuer;
 mod jose;
 mod key;
+mod limits;
 mod metrics;
 mod mirror;
 mod pb;
@@ -49,6 +50,7 @@ mod peer;
 mod proc;
 mod proto_json;
 mod publish;
+mod quiet;
 mod registry;
 mod reload;
 mod rotator;

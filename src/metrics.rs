@@ -34,6 +34,7 @@ pub struct Metrics {
     refused: Counts,
     signing: Family<Labels, Histogram>,
     reloads: Counts,
+    cached: Counter,
     levels: Vec<(&'static str, Levels)>,
 }
 
@@ -48,8 +49,19 @@ pub enum Rpc {
     ValidateJwtsvid,
 }
 
+impl Rpc {
+    /// Its name in the protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FetchJwtsvid => "FetchJWTSVID",
+            Self::FetchJwtBundles => "FetchJWTBundles",
+            Self::ValidateJwtsvid => "ValidateJWTSVID",
+        }
+    }
+}
+
 /// Levels, that are read when somebody asks: name and meaning.
-const LEVELS: [(&str, &str); 9] = [
+const LEVELS: [(&str, &str); 10] = [
     ("started", "Always 1, with the version and the trust domain"),
     ("uptime_in_ms", "Milliseconds since the agent started"),
     ("ready", "Whether tokens can be minted now"),
@@ -57,6 +69,7 @@ const LEVELS: [(&str, &str); 9] = [
         "problems",
         "How many things are wrong, as agent health tells them",
     ),
+    ("connections", "Open connections to the workload socket"),
     ("entries", "Registration entries, by where they come from"),
     (
         "seconds_to_next_key",
@@ -101,6 +114,9 @@ impl Metrics {
             "reloads",
             "Reloads of the configuration, by outcome",
         );
+        let cached = Counter::default();
+        let help = "Tokens that were given out again and not signed anew";
+        registry.register("jwt_svid_cached", help, cached.clone());
         let attestation_failures = Counter::default();
         let help = "Callers that could not be told, or were no longer whom they were";
         let name = "workload_api_workload_attestation_failures";
@@ -124,6 +140,7 @@ impl Metrics {
             refused,
             signing,
             reloads,
+            cached,
             levels: levels.into(),
         }
     }
@@ -162,6 +179,11 @@ impl Metrics {
         self.refused
             .get_or_create(&vec![("reason", reason.to_owned())])
             .inc();
+    }
+
+    /// A token was given out again.
+    pub fn cached(&self) {
+        self.cached.inc();
     }
 
     /// A token was signed.

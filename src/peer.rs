@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Once};
+use std::sync::{Arc, Mutex, Once};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -94,7 +94,7 @@ pub struct Peer {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     exe: Mutex<Known>,
     refused: AtomicBool,
 }
@@ -175,7 +175,7 @@ impl Peer {
             uid,
             gid,
             groups,
-            pidfd,
+            pidfd: Arc::new(pidfd),
             exe: Mutex::new(Known {
                 exe: Exe::Unknown,
                 kept: None,
@@ -186,6 +186,22 @@ impl Peer {
         peer.still_lives()?;
         *peer.known() = Known { exe, kept: None };
         Ok(peer)
+    }
+
+    /// The user that made a connection, by the word of the kernel; nothing else is looked at.
+    ///
+    /// # Errors
+    ///
+    /// That of `getsockopt`.
+    pub fn uid_of(socket: BorrowedFd<'_>) -> Result<u32, PeerError> {
+        getsockopt(&socket, sockopt::PeerCredentials)
+            .map(|credentials| credentials.uid())
+            .map_err(|errno| PeerError::Io("SO_PEERCRED", errno.into()))
+    }
+
+    /// The descriptor that stands for the process: readable when it has ended.
+    pub fn pidfd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.pidfd)
     }
 
     /// The user it connected as.

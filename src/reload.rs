@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::config::diagnostic::Diagnostics;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::mirror::TokenFileSpec;
 use crate::registry::Registry;
@@ -60,6 +61,8 @@ pub struct Live {
     pub rotator: Arc<Rotator>,
     /// What the Workload API allows.
     pub policy: watch::Sender<Policy>,
+    /// What callers may take.
+    pub limits: watch::Sender<Limits>,
     /// Token files.
     pub files: watch::Sender<Arc<Vec<TokenFileSpec>>>,
     /// Counts.
@@ -164,6 +167,7 @@ impl Reloader {
         telemetry::set_level(new.log.level);
         self.live.audit.show_selectors(new.log_selectors.clone());
         self.live.policy.send_replace(new.policy);
+        self.live.limits.send_replace(new.limits);
         let entries = new.entries.clone();
         self.live
             .registry
@@ -222,6 +226,7 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
             rules.max_ttl,
             rules.unix,
             config.policy,
+            config.limits,
             log,
         )
     };

@@ -1,6 +1,7 @@
 //! JWT-SVIDs (JWT-SVID, sections 2 to 4): what is signed, and what is believed.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
@@ -15,7 +16,7 @@ use crate::jose::{Algorithm, encode_base64url};
 use crate::spiffe_id::SpiffeId;
 
 /// The `aud` of a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AudienceClaim {
     /// A string.
     One(Audience),
@@ -30,11 +31,6 @@ impl AudienceClaim {
             Self::One(audience) => std::slice::from_ref(audience),
             Self::List(audiences) => audiences,
         }
-    }
-
-    /// The audiences as texts.
-    pub fn texts(&self) -> Vec<&str> {
-        self.as_slice().iter().map(Audience::as_str).collect()
     }
 
     fn to_json(&self) -> Value {
@@ -143,7 +139,7 @@ pub struct JwtSvid {
     /// Its times.
     pub validity: Validity,
     /// The key that signed it.
-    pub kid: String,
+    pub kid: Arc<str>,
     /// Its `jti`, where it has one.
     pub jti: Option<String>,
 }

@@ -3,6 +3,10 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// `struct pidfd_info` as of Linux 6.13 (`PIDFD_INFO_SIZE_VER0`, 64 bytes).
 #[repr(C)]
@@ -102,6 +106,47 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         }
         groups.resize(count, 0);
     }
+}
+
+/// Lets nobody send descriptors to a Unix socket (`SO_PASSRIGHTS`, Linux 6.16); without effect on
+/// older kernels, where they are dropped on receipt.
+///
+/// # Errors
+///
+/// Those of `setsockopt`, but for `ENOPROTOOPT`.
+pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let off: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the length of the borrow, and the kernel reads one `int`
+    // from a live variable.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            4,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Tells the reactor to watch a descriptor for being readable.
+///
+/// # Errors
+///
+/// It cannot be watched.
+pub fn watch(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: an owned descriptor is open, and the same, for as long as the `Arc` that the
+    // registration keeps is there.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    watched.map_err(io::Error::other)
 }
 
 /// A descriptor for the process with this id, for kernels without `SO_PEERPIDFD` (Linux 5.3).

@@ -15,6 +15,8 @@ const FLOORS: [&[&str]; 6] = [
         "clock",
         "durable",
         "duration",
+        "limits",
+        "quiet",
         "sys",
     ],
     &["jose", "svid", "bundle"],

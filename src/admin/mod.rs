@@ -11,7 +11,6 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -20,7 +19,7 @@ pub use self::status::{AdministrationService, Facts, ReloadCall};
 use crate::conn::accept::Incoming;
 use crate::pb::admin::administration_server::AdministrationServer;
 use crate::pb::admin::entries_server::EntriesServer;
-use crate::peer::{Namespaces, Peer};
+use crate::peer::Peer;
 
 /// The largest request, in bytes: a batch of entries.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
@@ -31,12 +30,11 @@ const MAX_REQUEST_BYTES: usize = 16 << 20;
 ///
 /// The listener broke.
 pub async fn serve(
-    listener: UnixListener,
+    incoming: Incoming,
     administration: AdministrationService,
     entries: EntriesService,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = Incoming::new(listener, Namespaces::of_self(false));
     let entries = EntriesServer::new(entries).max_decoding_message_size(MAX_REQUEST_BYTES);
     let server = tonic::transport::Server::builder()
         .add_service(AdministrationServer::new(administration))

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::operator;
 use crate::audit::Audit;
 use crate::clock::{Clock, unix_seconds};
+use crate::conn::slots::Slots;
 use crate::key::record::KeyState;
 use crate::metrics::Metrics;
 use crate::mirror::FileStatus;
@@ -45,6 +46,8 @@ pub struct Facts {
     pub files: watch::Receiver<Arc<Vec<FileStatus>>>,
     /// Callers.
     pub audit: Arc<Audit>,
+    /// Connections to the workload socket.
+    pub connections: Slots,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Time.
@@ -103,6 +106,7 @@ impl Facts {
             ("uptime_in_ms", Vec::new(), up.as_secs_f64() * 1000.0),
             ("ready", Vec::new(), f64::from(u8::from(ready))),
             ("problems", Vec::new(), count(problems.len())),
+            ("connections", Vec::new(), count(self.connections.len())),
             (
                 "entries",
                 vec![label("source", "configuration")],

@@ -7,16 +7,22 @@ use std::time::Duration;
 use super::context::Context;
 use super::diagnostic::Diagnostics;
 use super::hcl::Block;
+use super::options::LIMITS;
 use super::{Config, entries, issuers};
 use crate::admin::facts_http::FactsAddress;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
+use crate::conn::PeerCheck;
 use crate::duration::show_duration;
+use crate::limits::Limits;
 use crate::registry::rules::Rules;
 use crate::socket::MAX_SOCKET_PATH;
 use crate::spiffe_id::TrustDomain;
 use crate::telemetry::{LogFormat, LogLevel, LogSpec};
 use crate::workload_api::Policy;
+
+/// Clients take tokens for no more audiences.
+const MAX_AUDIENCES: usize = 32;
 
 /// Builds the configuration; `None` if too much is missing to go on. Errors go to `report`.
 pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
@@ -74,6 +80,11 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
             leeway: agent.duration("leeway")?,
             nbf_margin: agent.duration("nbf_margin")?,
             allow_unauthenticated_verifiers: agent.flag("allow_unauthenticated_verifiers"),
+        },
+        limits: limits(root),
+        peer_check: match agent.text("peer_check").as_deref() {
+            Some("connection") => PeerCheck::Connection,
+            _ => PeerCheck::Sender,
         },
         require_peerpidfd: agent.flag("require_peerpidfd"),
         shutdown_grace: agent.duration("shutdown_grace")?,
@@ -193,6 +204,32 @@ fn metrics(root: &Block, context: &mut Context<'_>) -> Option<FactsAddress> {
                 .error(&block.place, "metrics needs socket_path or address", help);
             None
         }
+    }
+}
+
+/// The limits; 0 is none.
+fn limits(root: &Block) -> Limits {
+    let absent = Block::absent(&LIMITS, "", &root.place);
+    let block = root.children("limits").next().unwrap_or(&absent);
+    let number = |name| match block.int(name).map(usize::try_from) {
+        Some(Ok(number)) if number > 0 => number,
+        _ => usize::MAX,
+    };
+    let time = |name| block.duration(name).filter(|time| !time.is_zero());
+    Limits {
+        connections: number("connections"),
+        connections_per_uid: number("connections_per_uid"),
+        streams_per_connection: number("streams_per_connection"),
+        bundle_streams_per_pid: number("bundle_streams_per_pid"),
+        // Without a limit of ours it is that of the clients.
+        audiences: number("audiences").min(MAX_AUDIENCES),
+        audience_bytes: number("audience_bytes"),
+        request_bytes: number("request_bytes"),
+        header_list_bytes: number("header_list_bytes"),
+        signatures_per_second_per_uid: number("signatures_per_second_per_uid"),
+        calls_per_second_per_uid: number("calls_per_second_per_uid"),
+        preface_timeout: time("preface_timeout"),
+        request_timeout: time("request_timeout"),
     }
 }
 

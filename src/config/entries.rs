@@ -8,7 +8,7 @@ use super::diagnostic::Place;
 use super::hcl::Block;
 use super::value::closest;
 use crate::duration::show_duration;
-use crate::entry::Audience;
+use crate::entry::{Audience, Entry};
 use crate::mirror::{Account, TokenFileSpec};
 use crate::registry::is_id;
 use crate::registry::rules::{EntryRequest, Fault, Rules, names};
@@ -148,6 +148,7 @@ fn token_file(root: &Block, block: &Block, context: &mut Context<'_>) -> Option<
         owner: account(block, "owner", "user", context),
         group: account(block, "group", "group", context),
         path,
+        key: block.text("key").map(Into::into),
         entry: entry.into(),
         audience,
         ttl,
@@ -243,7 +244,8 @@ fn check_entry(
     context: &mut Context<'_>,
 ) {
     let found = context.entries.iter().find(|entry| *entry.id == *wanted);
-    if let Some(entry) = found {
+    if let Some(entry) = found.cloned() {
+        check_key(block, &entry, context);
         if !entry.allows(audience.as_slice()) {
             let message = format!("entry {wanted:?} does not allow this audience");
             let help = "add it to the audiences of the entry, or choose one of them";
@@ -269,6 +271,24 @@ fn check_entry(
         None => waits.to_owned(),
     };
     context.report.warning(place, message, help);
+}
+
+/// The key of a block must be one of the entry's issuer.
+fn check_key(block: &Block, entry: &Entry, context: &mut Context<'_>) {
+    let Some(wanted) = block.text("key") else {
+        return;
+    };
+    let issuer = &entry.key.issuer;
+    let mut issuers = context.issuers.iter();
+    let Some(chains) = issuers.find(|i| i.name == *issuer).map(|i| &i.chains) else {
+        return;
+    };
+    if !chains.contains_key(wanted.as_str()) {
+        let known: Vec<_> = chains.keys().map(|name| &**name).collect();
+        let message = format!("issuer {issuer:?} has no key {wanted:?}");
+        let help = format!("there are {}", known.join(", "));
+        context.report.error(block.place_of("key"), message, help);
+    }
 }
 
 fn account(block: &Block, option: &str, kind: &str, context: &mut Context<'_>) -> Option<Account> {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::context::{Context, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
-use crate::entry::Claims;
+use crate::entry::{Claims, ReservedClaim};
 use crate::issuer::IssuerUrl;
-use crate::jose::Algorithm;
+use crate::jose::{Algorithm, Family};
 use crate::key::signing::{KeySpec, RsaSize};
 use crate::publish::webroot::WebrootSpec;
 use crate::registry::rules::IssuerRules;
@@ -60,7 +60,10 @@ pub fn build(root: &Block, context: &mut Context<'_>) -> BTreeMap<Arc<str>, Issu
                 .iter()
                 .all(|other| other.name != issuer.name)
             {
-                let keys = issuer.chains.keys().cloned().collect();
+                let chains = issuer.chains.iter();
+                let keys = chains
+                    .map(|(name, spec)| (Arc::clone(name), spec.algorithm))
+                    .collect();
                 rules.insert(Arc::clone(&issuer.name), IssuerRules { keys, claims });
                 context.issuers.push(issuer);
             }
@@ -108,12 +111,11 @@ fn issuer(block: &Block, context: &mut Context<'_>) -> Option<IssuerSpec> {
 
 /// The `claims` of an issuer.
 fn claims(block: &Block, context: &mut Context<'_>) -> Claims {
-    Claims::new(block.object("claims")).unwrap_or_else(|name| {
-        let help = "iss, sub, aud, iat, exp, nbf and jti are set by the agent alone";
-        let message = format!("the claim {name} cannot be configured");
+    Claims::new(block.object("claims")).unwrap_or_else(|error| {
+        let place = block.place_of("claims");
         context
             .report
-            .error(block.place_of("claims"), message, help);
+            .error(place, error.to_string(), ReservedClaim::HELP);
         Claims::default()
     })
 }
@@ -213,7 +215,7 @@ fn key_spec(block: &Block, context: &mut Context<'_>) -> Option<KeySpec> {
             "there are 2048, 3072 and 4096",
         );
     }
-    if block.has("size") && algorithm != Algorithm::Rs256 {
+    if block.has("size") && algorithm.family() != Family::Rsa {
         let message = format!("{algorithm} keys have one size");
         context
             .report

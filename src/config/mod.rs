@@ -23,7 +23,9 @@ use self::diagnostic::{Diagnostics, Place};
 use self::hcl::Block;
 use crate::admin::facts_http::FactsAddress;
 use crate::attest::names::WantedNames;
+use crate::conn::PeerCheck;
 use crate::entry::Entry;
+use crate::limits::Limits;
 use crate::mirror::TokenFileSpec;
 use crate::registry::rules::Rules;
 use crate::rotator::IssuerSpec;
@@ -52,6 +54,10 @@ pub struct Config {
     pub log_selectors: Vec<String>,
     /// What the Workload API allows.
     pub policy: Policy,
+    /// What callers may take.
+    pub limits: Limits,
+    /// Whom the bytes on a connection must come from.
+    pub peer_check: PeerCheck,
     /// Whether kernels without `SO_PEERPIDFD` are refused.
     pub require_peerpidfd: bool,
     /// How long calls may take to finish at the end.
@@ -117,6 +123,19 @@ impl Config {
             ),
             ("socket_mode", self.socket_mode != other.socket_mode),
             ("log_format", self.log.format != other.log.format),
+            ("peer_check", self.peer_check != other.peer_check),
+            (
+                "streams_per_connection",
+                self.limits.streams_per_connection != other.limits.streams_per_connection,
+            ),
+            (
+                "request_bytes",
+                self.limits.request_bytes != other.limits.request_bytes,
+            ),
+            (
+                "header_list_bytes",
+                self.limits.header_list_bytes != other.limits.header_list_bytes,
+            ),
             (
                 "require_peerpidfd",
                 self.require_peerpidfd != other.require_peerpidfd,

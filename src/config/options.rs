@@ -95,7 +95,7 @@ pub static ROOT: BlockSpec = BlockSpec {
     options: &[
         opt("include", Kind::Texts, Default("[]"), "Patterns of further files with issuer, entry and token_file blocks."),
     ],
-    blocks: &[&AGENT, &METRICS, &ISSUER, &ATTESTOR, &ENTRY, &TOKEN_FILE],
+    blocks: &[&AGENT, &LIMITS, &METRICS, &ISSUER, &ATTESTOR, &ENTRY, &TOKEN_FILE],
     doc: "The configuration file.",
 };
 
@@ -117,12 +117,40 @@ static AGENT: BlockSpec = BlockSpec {
         opt("max_ttl", secs(1, YEAR), Default("\"24h\""), "No token lives longer."),
         opt("leeway", secs(0, 120), Default("\"30s\""), "How far clocks may be apart when tokens are validated."),
         opt("nbf_margin", secs(0, 600), Default("\"5s\""), "How far nbf lies before iat, for verifiers whose clock lags."),
+        opt("peer_check", Kind::Choice(&["sender", "connection"]), Default("\"sender\""), "Whom each byte must come from: the process that connected, or whoever holds the connection (for relays)."),
         opt("require_peerpidfd", Kind::Bool, Default("false"), "Serve nobody on kernels without SO_PEERPIDFD (Linux 6.5)."),
         opt("allow_unauthenticated_verifiers", Kind::Bool, Default("false"), "Give the bundle to callers that match no entry."),
         opt("shutdown_grace", secs(0, 300), Default("\"5s\""), "How long calls may take to finish when the agent stops."),
     ],
     blocks: &[],
     doc: "The agent itself.",
+};
+
+const fn up_to(most: i64) -> Kind {
+    Kind::Int(0, most)
+}
+
+/// The options of the limits.
+#[rustfmt::skip]
+pub static LIMITS: BlockSpec = BlockSpec {
+    name: "limits",
+    label: "",
+    options: &[
+        opt("connections", up_to(1 << 20), Default("4096"), "Connections to the workload socket at a time."),
+        opt("connections_per_uid", up_to(1 << 20), Default("1024"), "The same of one user."),
+        opt("streams_per_connection", up_to(1 << 20), Default("64"), "Calls and streams on one connection at a time."),
+        opt("bundle_streams_per_pid", up_to(1 << 20), Default("64"), "Open FetchJWTBundles streams of one process."),
+        opt("audiences", up_to(32), Default("16"), "Audiences in one request; clients take no more than 32."),
+        opt("audience_bytes", up_to(1 << 16), Default("1024"), "Bytes of one audience."),
+        opt("request_bytes", up_to(1 << 22), Default("65536"), "Bytes of a request."),
+        opt("header_list_bytes", up_to(1 << 20), Default("8192"), "Bytes of the headers of a request, decoded."),
+        opt("signatures_per_second_per_uid", up_to(1 << 20), Default("500"), "Tokens that are signed for one user; those from the cache do not count."),
+        opt("calls_per_second_per_uid", up_to(1 << 20), Default("0"), "Calls of one user."),
+        opt("preface_timeout", secs(0, 3600), Default("\"5s\""), "How long a connection may say nothing."),
+        opt("request_timeout", secs(0, 3600), Default("\"10s\""), "How long until its first request."),
+    ],
+    blocks: &[],
+    doc: "What one caller, or all together, may take; 0 takes a limit away. Beyond a limit of calls or signatures the answer is Unavailable.",
 };
 
 #[rustfmt::skip]
@@ -157,7 +185,7 @@ static KEY: BlockSpec = BlockSpec {
     name: "key",
     label: "name",
     options: &[
-        opt("algorithm", Kind::Choice(&["RS256", "ES256"]), Required, "RS256 is what every relying party takes; ES256 is smaller and faster."),
+        opt("algorithm", Kind::Choice(&["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]), Required, "RS256 is what every relying party takes; ES256 is smaller and faster; EdDSA is for token files only."),
         opt("size", Kind::Int(2048, 4096), Default("2048"), "Bits of an RSA key: 2048, 3072 or 4096."),
         opt("lifespan", secs(1, 10 * YEAR), Default("\"24h\""), "How long a key signs; a key past it goes on, with a warning in the log."),
     ],
@@ -204,6 +232,7 @@ static TOKEN_FILE: BlockSpec = BlockSpec {
     label: "path",
     options: &[
         opt("entry", Kind::Text, Required, "The entry whose identity the token has."),
+        opt("key", Kind::Text, Derived("the key of the entry"), "Which key of the entry's issuer signs; an EdDSA key can be chosen only here."),
         opt("audience", Kind::TextOrTexts, Required, "The aud: a string where one is written, a list where a list is."),
         opt("ttl", secs(2, YEAR), Default("\"1h\""), "Life of the token, up to max_ttl; that of the entry does not matter here."),
         opt("nbf_margin", secs(0, 600), Default("\"5s\""), "How far nbf lies before iat."),

@@ -20,6 +20,10 @@ pub fn effective(root: &Block, config: &Config) -> String {
         let unix = Block::absent(&super::options::ATTESTOR, "unix", &root.place);
         print_block(&mut out, &unix, config, 0);
     }
+    if root.children("limits").next().is_none() {
+        let limits = Block::absent(&super::options::LIMITS, "", &root.place);
+        print_block(&mut out, &limits, config, 0);
+    }
     out
 }
 

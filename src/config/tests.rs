@@ -197,7 +197,7 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         (
             "algorithm = \"RS256\"",
             "algorithm = \"HS256\"",
-            "\"HS256\" is none of RS256, ES256",
+            "\"HS256\" is none of RS256, RS384",
         ),
         (
             "algorithm = \"RS256\"",

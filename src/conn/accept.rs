@@ -7,15 +7,21 @@ use std::io;
 use std::mem::Discriminant;
 use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
-use tokio::net::UnixListener;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
-use super::Conn;
+use super::slots::{Full, Slots};
+use super::{Complaints, Conn, PeerCheck};
+use crate::limits::Limits;
 use crate::peer::{Namespaces, Peer, PeerError};
+use crate::sys;
 
 /// How long to wait for descriptors or memory to be given back.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
@@ -25,29 +31,70 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 pub struct Incoming {
     listener: UnixListener,
     namespaces: Namespaces,
+    check: PeerCheck,
+    limits: watch::Receiver<Limits>,
+    slots: Slots,
     pause: Option<Pin<Box<Sleep>>>,
     /// Reasons for closing connections that the operator has heard of.
     told: HashSet<Discriminant<PeerError>>,
+    complaints: Complaints,
 }
 
 impl Incoming {
-    /// Accepts from this listener.
-    pub fn new(listener: UnixListener, namespaces: Namespaces) -> Self {
-        Self {
+    /// Accepts from this listener, within these limits.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell who sends.
+    pub fn new(
+        listener: UnixListener,
+        namespaces: Namespaces,
+        check: PeerCheck,
+        limits: watch::Receiver<Limits>,
+        slots: Slots,
+    ) -> io::Result<Self> {
+        if check == PeerCheck::Sender {
+            // Both are inherited by the connections that are accepted.
+            setsockopt(&listener, sockopt::PassCred, &true)?;
+            sys::refuse_descriptors(listener.as_fd())?;
+        }
+        Ok(Self {
             listener,
             namespaces,
+            check,
+            limits,
+            slots,
             pause: None,
             told: HashSet::new(),
-        }
+            complaints: Complaints::default(),
+        })
     }
-}
 
-impl Incoming {
+    fn admit(&self, stream: UnixStream) -> Result<Conn, PeerError> {
+        // Counted before anything is opened for it: who comes too often costs next to nothing.
+        let uid = Peer::uid_of(stream.as_fd())?;
+        let limits = *self.limits.borrow();
+        let slot = self.slots.take(uid, &limits).map_err(|full| {
+            let (limit, reason) = match full {
+                Full::All => ("connections", "all"),
+                Full::User => ("connections_per_uid", "user"),
+            };
+            if let Some(suppressed) = self.complaints.may_say((uid, reason)) {
+                tracing::warn!(uid, limit, suppressed, "connection closed: too many");
+            }
+            PeerError::Refused
+        })?;
+        let peer = Peer::of(stream.as_fd(), self.namespaces)?;
+        let complaints = Arc::clone(&self.complaints);
+        Conn::new(stream, peer, slot, self.check, &limits, complaints)
+            .map_err(|error| PeerError::Io("watching the process", error))
+    }
+
     /// Tells about a connection that is closed unread: aloud the first time for each reason, since
     /// the caller learns nothing.
     fn complain(&mut self, reason: &PeerError) {
         let first = self.told.insert(std::mem::discriminant(reason));
-        if first && !matches!(reason, PeerError::Gone) {
+        if first && !matches!(reason, PeerError::Gone | PeerError::Refused) {
             tracing::warn!(%reason, "connection closed: its maker cannot be told");
         } else {
             tracing::debug!(%reason, "connection closed: its maker cannot be told");
@@ -66,8 +113,8 @@ impl Stream for Incoming {
                 this.pause = None;
             }
             let error = match ready!(this.listener.poll_accept(cx)) {
-                Ok((stream, _)) => match Peer::of(stream.as_fd(), this.namespaces) {
-                    Ok(peer) => return Poll::Ready(Some(Ok(Conn::new(stream, peer)))),
+                Ok((stream, _)) => match this.admit(stream) {
+                    Ok(conn) => return Poll::Ready(Some(Ok(conn))),
                     Err(PeerError::Io(_, error)) if sort(&error) == Verdict::Wait => error,
                     Err(reason) => {
                         this.complain(&reason);
@@ -79,7 +126,9 @@ impl Stream for Incoming {
             match sort(&error) {
                 Verdict::GoOn => {}
                 Verdict::Wait => {
-                    tracing::warn!(%error, "cannot accept connections for the moment");
+                    if let Some(suppressed) = this.complaints.may_say((0, "shortage")) {
+                        tracing::warn!(%error, suppressed, "cannot accept connections for the moment");
+                    }
                     this.pause = Some(Box::pin(sleep(SHORTAGE_PAUSE)));
                 }
                 Verdict::End => {

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::conduct::{Conduct, Kind};
 use super::hpack;
 
 const PREFACE_BYTES: usize = 24;
@@ -15,8 +16,10 @@ const FRAME_HEADER_BYTES: usize = 9;
 /// A header block beyond this is passed on as it is; the HTTP/2 library refuses it anyway.
 const MAX_HELD_BYTES: usize = 64 * 1024;
 
+const TYPE_DATA: u8 = 0;
 const TYPE_HEADERS: u8 = 1;
 const TYPE_CONTINUATION: u8 = 9;
+const FLAG_END_STREAM: u8 = 0x1;
 const FLAG_END_HEADERS: u8 = 0x4;
 const FLAG_PADDED: u8 = 0x8;
 const FLAG_PRIORITY: u8 = 0x20;
@@ -37,6 +40,7 @@ impl Default for AuthorityRewriter {
                 at: 0,
                 skip: PREFACE_BYTES,
                 block: None,
+                conduct: Conduct::default(),
             },
         }
     }
@@ -63,6 +67,11 @@ impl AuthorityRewriter {
         0
     }
 
+    /// How the client behaves.
+    pub fn conduct(&mut self) -> &mut Conduct {
+        &mut self.scan.conduct
+    }
+
     /// What is still held when the client has closed its side.
     pub fn finish(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
@@ -78,6 +87,7 @@ struct Scan {
     skip: usize,
     /// The header block that is being gathered.
     block: Option<Block>,
+    conduct: Conduct,
 }
 
 #[derive(Debug)]
@@ -115,6 +125,7 @@ impl Scan {
         let end = self.at + FRAME_HEADER_BYTES + frame.length;
         if !belongs || end - start > MAX_HELD_BYTES {
             self.block = None;
+            self.conduct.note(frame.purpose());
             self.at += FRAME_HEADER_BYTES;
             self.skip = frame.length;
             return Some(());
@@ -134,6 +145,7 @@ impl Scan {
         if frame.flags & FLAG_END_HEADERS != 0
             && let Some(block) = self.block.take()
         {
+            self.conduct.note(Kind::Request);
             rewrite(data, &block.fragments);
         }
         Some(())
@@ -169,6 +181,16 @@ impl Frame {
             kind,
             flags,
         })
+    }
+
+    /// What a frame that is not looked into is good for. A block that is too long to be held
+    /// counts as a request, since the HTTP/2 library answers it.
+    fn purpose(&self) -> Kind {
+        match self.kind {
+            TYPE_HEADERS => Kind::Request,
+            TYPE_DATA if self.length > 0 || self.flags & FLAG_END_STREAM != 0 => Kind::Content,
+            _ => Kind::Control,
+        }
     }
 
     /// The part of the payload that belongs to the header block (RFC 9113, section 6.2); empty

@@ -3,54 +3,199 @@
 
 pub mod accept;
 mod authority;
+mod conduct;
 mod hpack;
+pub mod slots;
 
 use std::future::Future;
-use std::io;
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::authority::AuthorityRewriter;
+use self::conduct::Heard;
+use self::slots::Slot;
+use crate::limits::Limits;
 use crate::peer::Peer;
+use crate::quiet::Quiet;
+use crate::sys;
 
 /// How long a connection that is not read any more may still answer.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The most bytes that one read takes.
+const MAX_READ: usize = 16 * 1024;
+
+/// Whom the bytes on a connection must come from (`peer_check`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerCheck {
+    /// The process that connected: a connection that was handed on is of no use.
+    Sender,
+    /// Whoever holds the connection, as relays need.
+    Connection,
+}
+
+/// Complaints about connections, by user and reason.
+type Complaints = Arc<Quiet<(u32, &'static str)>>;
 
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
     stream: UnixStream,
     peer: Arc<Peer>,
+    /// Tells when the process that connected ends.
+    exit: AsyncFd<Arc<OwnedFd>>,
+    check: PeerCheck,
     rewriter: AuthorityRewriter,
     /// Bytes that were held and may now be read.
     ready: Vec<u8>,
     /// How many of them have been.
     taken: usize,
+    /// Room for the credentials of a sender, and for nothing else: no descriptor that somebody
+    /// sends along is ever received.
+    credentials: Vec<u8>,
+    patience: Patience,
     /// When a refused connection ends.
     end: Option<Pin<Box<Sleep>>>,
+    complaints: Complaints,
+    _slot: Slot,
+}
+
+/// How long a connection may go without a request.
+#[derive(Debug)]
+struct Patience {
+    /// Until when the next thing must have been heard.
+    until: Option<Pin<Box<Sleep>>>,
+    /// What that is.
+    waits_for: Heard,
+    accepted: Instant,
+    request_timeout: Option<Duration>,
+}
+
+impl Patience {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            until: limits.preface_timeout.map(|wait| Box::pin(sleep(wait))),
+            waits_for: Heard::Preface,
+            accepted: Instant::now(),
+            request_timeout: limits.request_timeout,
+        }
+    }
+
+    fn note(&mut self, heard: Heard) {
+        if heard < self.waits_for {
+            return;
+        }
+        match heard {
+            Heard::Request => self.until = None,
+            _ => {
+                self.waits_for = Heard::Request;
+                let until = |wait| Box::pin(sleep_until(self.accepted + wait));
+                self.until = self.request_timeout.map(until);
+            }
+        }
+    }
+
+    fn has_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let until = self.until.as_mut();
+        until.is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+    }
 }
 
 impl Conn {
-    fn new(stream: UnixStream, peer: Peer) -> Self {
-        Self {
+    fn new(
+        stream: UnixStream,
+        peer: Peer,
+        slot: Slot,
+        check: PeerCheck,
+        limits: &Limits,
+        complaints: Complaints,
+    ) -> io::Result<Self> {
+        let peer = Arc::new(peer);
+        Ok(Self {
             stream,
-            peer: Arc::new(peer),
+            exit: sys::watch(peer.pidfd())?,
+            peer,
+            check,
             rewriter: AuthorityRewriter::default(),
             ready: Vec::new(),
             taken: 0,
+            credentials: match check {
+                PeerCheck::Sender => nix::cmsg_space!(UnixCredentials),
+                PeerCheck::Connection => Vec::new(),
+            },
+            patience: Patience::new(limits),
             end: None,
-        }
+            complaints,
+            _slot: slot,
+        })
     }
 
     /// Who made the connection.
     pub fn peer(&self) -> Arc<Peer> {
         Arc::clone(&self.peer)
+    }
+
+    /// Reads from the socket what fits; nothing at its end.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.check == PeerCheck::Connection {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let room = buf.remaining().min(MAX_READ);
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let fd = self.stream.as_raw_fd();
+            let space = buf.initialize_unfilled_to(room);
+            let credentials = &mut self.credentials;
+            let received = self
+                .stream
+                .try_io(Interest::READABLE, || receive(fd, space, credentials));
+            match received {
+                Ok((0, _)) => return Poll::Ready(Ok(())),
+                Ok((length, sender)) => {
+                    self.check_sender(sender)?;
+                    buf.advance(length);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Whoever writes must be the process that connected, still under the user that it connected
+    /// as: the kernel puts the word of the sender beside each chunk, and never joins two senders.
+    fn check_sender(&self, sender: Option<UnixCredentials>) -> io::Result<()> {
+        let (pid, uid) = (self.peer.pid(), self.peer.uid());
+        if sender.is_some_and(|sender| sender.pid() == pid && sender.uid() == uid) {
+            return Ok(());
+        }
+        if let Some(suppressed) = self.complaints.may_say((uid, "sender")) {
+            tracing::warn!(
+                pid,
+                uid,
+                sender_pid = sender.map(|sender| sender.pid()),
+                sender_uid = sender.map(|sender| sender.uid()),
+                suppressed,
+                "connection closed: another process than the one that connected writes to it; \
+                 peer_check = \"connection\" would let it"
+            );
+        }
+        Err(ErrorKind::PermissionDenied.into())
     }
 
     /// Hands out what waits in `ready`; tells whether there was anything.
@@ -79,9 +224,15 @@ impl AsyncRead for Conn {
             let end = this.end.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
             return end.as_mut().poll(cx).map(Ok);
         }
+        if this.exit.poll_read_ready(cx).is_ready() {
+            return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+        }
+        if this.patience.has_ended(cx) {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
         while buf.remaining() > 0 && !this.give_ready(buf) {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            ready!(this.poll_receive(cx, buf))?;
             let Some(chunk) = buf.filled_mut().get_mut(before..).filter(|c| !c.is_empty()) else {
                 this.ready = this.rewriter.finish();
                 this.give_ready(buf);
@@ -89,12 +240,42 @@ impl AsyncRead for Conn {
             };
             let passed = this.rewriter.take(chunk, &mut this.ready);
             buf.set_filled(before + passed);
+            let conduct = this.rewriter.conduct();
+            this.patience.note(conduct.heard());
+            if conduct.is_flooding() {
+                let uid = this.peer.uid();
+                if let Some(suppressed) = this.complaints.may_say((uid, "flood")) {
+                    let pid = this.peer.pid();
+                    tracing::warn!(pid, uid, suppressed, "connection closed: a flood of frames");
+                }
+                return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+            }
             if passed > 0 {
                 break;
             }
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// One read with the word of the kernel on who wrote it.
+fn receive(
+    fd: RawFd,
+    space: &mut [u8],
+    credentials: &mut Vec<u8>,
+) -> io::Result<(usize, Option<UnixCredentials>)> {
+    let mut pieces = [IoSliceMut::new(space)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<UnixAddr>(fd, &mut pieces, Some(credentials), flags)?;
+    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        // Somebody sent descriptors along. The kernel has dropped them.
+        return Err(ErrorKind::PermissionDenied.into());
+    }
+    let sender = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmCredentials(sender) => Some(sender),
+        _ => None,
+    });
+    Ok((message.bytes, sender))
 }
 
 impl AsyncWrite for Conn {

@@ -1,11 +1,14 @@
 //! Public keys (RFC 7517, RFC 7518 section 6) and their thumbprints (RFC 7638).
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ParsedPublicKey};
 use rsa::BigUint;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::{Algorithm, decode_base64url, encode_base64url};
+use super::{Algorithm, Curve, Family, decode_base64url, encode_base64url};
 
 /// The numbers of a public key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,19 +20,26 @@ pub enum PublicKey {
         /// The exponent.
         e: Vec<u8>,
     },
-    /// A point of P-256.
-    P256 {
-        /// First coordinate, 32 bytes.
+    /// A point of a curve.
+    Ec {
+        /// The curve.
+        curve: Curve,
+        /// First coordinate, as long as the curve's coordinates are.
         x: Vec<u8>,
-        /// Second coordinate, 32 bytes.
+        /// Second coordinate, as long.
         y: Vec<u8>,
+    },
+    /// A public key of Ed25519.
+    Ed25519 {
+        /// The encoded point, 32 bytes.
+        x: Vec<u8>,
     },
 }
 
 /// A public signing key with the algorithm that it is for; its `kid` is its thumbprint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jwk {
-    kid: String,
+    kid: Arc<str>,
     algorithm: Algorithm,
     key: PublicKey,
 }
@@ -58,7 +68,7 @@ impl Jwk {
     /// A key of our own, whose numbers come from the library that made it.
     pub fn new(algorithm: Algorithm, key: PublicKey) -> Self {
         Self {
-            kid: thumbprint(&key),
+            kid: thumbprint(&key).into(),
             algorithm,
             key,
         }
@@ -75,15 +85,19 @@ impl Jwk {
         let algorithm: Algorithm = text("alg")
             .and_then(|name| name.parse().ok())
             .ok_or(JwkError::Form)?;
-        let key = match (algorithm, text("kty"), text("crv")) {
-            (Algorithm::Rs256, Some("RSA"), None) => PublicKey::Rsa {
+        let key = match (algorithm.family(), text("kty"), text("crv")) {
+            (Family::Rsa, Some("RSA"), None) => PublicKey::Rsa {
                 n: bytes("n")?,
                 e: bytes("e")?,
             },
-            (Algorithm::Es256, Some("EC"), Some("P-256")) => PublicKey::P256 {
+            (Family::Ec(curve), Some("EC"), Some(name)) if name == curve.name() => PublicKey::Ec {
+                curve,
                 x: bytes("x")?,
                 y: bytes("y")?,
             },
+            (Family::Ed25519, Some("OKP"), Some("Ed25519")) => {
+                PublicKey::Ed25519 { x: bytes("x")? }
+            }
             _ => return Err(JwkError::Kind),
         };
         check(&key)?;
@@ -100,6 +114,11 @@ impl Jwk {
         &self.kid
     }
 
+    /// The same, for others to keep.
+    pub fn shared_kid(&self) -> Arc<str> {
+        Arc::clone(&self.kid)
+    }
+
     /// The one algorithm that this key verifies.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
@@ -113,7 +132,7 @@ impl Jwk {
     /// `kid`, `kty` and the numbers: the members that every document shares.
     pub fn members(&self) -> Map<String, Value> {
         let mut members = required_members(&self.key);
-        members.insert("kid".to_owned(), json!(self.kid));
+        members.insert("kid".to_owned(), json!(&*self.kid));
         members
     }
 }
@@ -132,19 +151,30 @@ fn check(key: &PublicKey) -> Result<(), JwkError> {
                 .map(drop)
                 .map_err(|_| JwkError::Rsa)
         }
-        PublicKey::P256 { x, y } => {
-            let (Ok(x), Ok(y)) = (
-                <[u8; 32]>::try_from(x.as_slice()),
-                <[u8; 32]>::try_from(y.as_slice()),
-            ) else {
-                return Err(JwkError::Point);
-            };
-            let point = p256::Sec1Point::from_affine_coordinates(&x.into(), &y.into(), false);
-            p256::PublicKey::from_sec1_bytes(point.as_bytes())
-                .map(drop)
-                .map_err(|_| JwkError::Point)
-        }
+        PublicKey::Ec { curve, x, y } => check_point(*curve, x, y),
+        // Every 32 bytes are an encoding; one that is no point verifies nothing.
+        PublicKey::Ed25519 { x } if x.len() == 32 => Ok(()),
+        PublicKey::Ed25519 { .. } => Err(JwkError::Point),
     }
+}
+
+fn check_point(curve: Curve, x: &[u8], y: &[u8]) -> Result<(), JwkError> {
+    let length = curve.coordinate_bytes();
+    if x.len() != length || y.len() != length {
+        return Err(JwkError::Point);
+    }
+    let point = uncompressed(x, y);
+    let on_curve = match curve {
+        Curve::P256 => p256::PublicKey::from_sec1_bytes(&point).is_ok(),
+        Curve::P384 => ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &point).is_ok(),
+        Curve::P521 => ParsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, &point).is_ok(),
+    };
+    on_curve.then_some(()).ok_or(JwkError::Point)
+}
+
+/// A point as its coordinates (SEC 1, section 2.3.3).
+pub fn uncompressed(x: &[u8], y: &[u8]) -> Vec<u8> {
+    [&[4], x, y].concat()
 }
 
 /// The members that a thumbprint is made of (RFC 7638, section 3.2). The map sorts its names,
@@ -156,11 +186,16 @@ fn required_members(key: &PublicKey) -> Map<String, Value> {
             ("n", encode_base64url(n)),
             ("e", encode_base64url(e)),
         ],
-        PublicKey::P256 { x, y } => vec![
+        PublicKey::Ec { curve, x, y } => vec![
             ("kty", "EC".to_owned()),
-            ("crv", "P-256".to_owned()),
+            ("crv", curve.name().to_owned()),
             ("x", encode_base64url(x)),
             ("y", encode_base64url(y)),
+        ],
+        PublicKey::Ed25519 { x } => vec![
+            ("kty", "OKP".to_owned()),
+            ("crv", "Ed25519".to_owned()),
+            ("x", encode_base64url(x)),
         ],
     };
     members
@@ -216,12 +251,25 @@ mod tests {
     }
 
     #[test]
-    fn a_point_off_the_curve_is_refused() {
-        let coordinate = encode_base64url([1u8; 32]);
-        let members = json!({
-            "kty": "EC", "crv": "P-256", "alg": "ES256", "x": coordinate, "y": coordinate, "kid": "k",
+    fn a_point_off_its_curve_or_of_the_wrong_length_is_refused() {
+        for (crv, alg, length) in [
+            ("P-256", "ES256", 32),
+            ("P-256", "ES256", 31),
+            ("P-384", "ES384", 48),
+            ("P-521", "ES512", 66),
+            ("P-521", "ES512", 65),
+        ] {
+            let coordinate = encode_base64url(vec![1u8; length]);
+            let members = json!({
+                "kty": "EC", "crv": crv, "alg": alg, "x": coordinate, "y": coordinate, "kid": "k",
+            });
+            let refused = Jwk::from_json(members.as_object().unwrap());
+            assert_eq!(refused, Err(JwkError::Point), "{crv} {length}");
+        }
+        let short = json!({
+            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": encode_base64url([1u8; 31]), "kid": "k",
         });
-        let refused = Jwk::from_json(members.as_object().unwrap());
+        let refused = Jwk::from_json(short.as_object().unwrap());
         assert_eq!(refused, Err(JwkError::Point));
     }
 }

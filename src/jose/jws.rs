@@ -1,10 +1,11 @@
 //! JWS compact serialization (RFC 7515, section 7.1), read strictly.
 
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
 use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::jwk::{Jwk, PublicKey};
+use super::jwk::{Jwk, PublicKey, uncompressed};
 use super::{Algorithm, decode_base64url, encode_base64url, json};
 
 /// The longest token that is looked at, in bytes.
@@ -100,20 +101,43 @@ impl<'a> Unverified<'a> {
     }
 
     fn is_signed_by(&self, key: &Jwk) -> bool {
+        use jsonwebtoken::Algorithm as Known;
+
+        let algorithm = match self.algorithm {
+            Algorithm::Rs256 => Known::RS256,
+            Algorithm::Rs384 => Known::RS384,
+            Algorithm::Rs512 => Known::RS512,
+            Algorithm::Ps256 => Known::PS256,
+            Algorithm::Ps384 => Known::PS384,
+            Algorithm::Ps512 => Known::PS512,
+            Algorithm::Es256 => Known::ES256,
+            Algorithm::Es384 => Known::ES384,
+            Algorithm::Es512 => return self.is_signed_with_es512_by(key),
+            Algorithm::EdDsa => return false,
+        };
         let decoding_key = match key.key() {
             PublicKey::Rsa { n, e } => Ok(DecodingKey::from_rsa_raw_components(n, e)),
-            PublicKey::P256 { x, y } => {
+            PublicKey::Ec { x, y, .. } => {
                 DecodingKey::from_ec_components(&encode_base64url(x), &encode_base64url(y))
             }
-        };
-        let algorithm = match self.algorithm {
-            Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
-            Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
+            PublicKey::Ed25519 { .. } => return false,
         };
         let message = self.signing_input.as_bytes();
         decoding_key
             .and_then(|key| jsonwebtoken::crypto::verify(self.signature, message, &key, algorithm))
             .unwrap_or(false)
+    }
+
+    /// The one algorithm that jsonwebtoken does not know.
+    fn is_signed_with_es512_by(&self, key: &Jwk) -> bool {
+        let PublicKey::Ec { x, y, .. } = key.key() else {
+            return false;
+        };
+        let point = uncompressed(x, y);
+        let signature = decode_base64url(self.signature).unwrap_or_default();
+        UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, point)
+            .verify(self.signing_input.as_bytes(), &signature)
+            .is_ok()
     }
 }
 
@@ -132,6 +156,7 @@ fn check_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String
         .get("alg")
         .and_then(Value::as_str)
         .and_then(|name| name.parse().ok())
+        .filter(|algorithm: &Algorithm| algorithm.is_for_jwt_svids())
         .ok_or(JwsError::Algorithm)?;
     let kid = match header.get("kid") {
         None => None,

@@ -29,6 +29,8 @@ pub struct TokenFileSpec {
     pub path: PathBuf,
     /// The entry whose identity the token has; the file waits for it where there is none.
     pub entry: Arc<str>,
+    /// Which key of the entry's issuer signs; that of the entry where absent.
+    pub key: Option<Arc<str>>,
     /// `aud`.
     pub audience: AudienceClaim,
     /// Life of the token.
@@ -51,8 +53,12 @@ impl TokenFileSpec {
     /// The token that the file is to hold, if there is such an entry and it allows the audience.
     pub fn order(&self, entries: &EntrySet) -> Option<Order> {
         let entry = entries.by_id(&self.entry)?;
+        let mut key = entry.key.clone();
+        if let Some(chosen) = &self.key {
+            key.key = Arc::clone(chosen);
+        }
         entry.allows(self.audience.as_slice()).then(|| Order {
-            key: entry.key.clone(),
+            key,
             spiffe_id: entry.spiffe_id.clone(),
             audience: self.audience.clone(),
             claims: entry.claims.clone(),

@@ -10,6 +10,7 @@ use crate::svid::AudienceClaim;
 fn spec(path: PathBuf) -> TokenFileSpec {
     TokenFileSpec {
         path,
+        key: None,
         entry: "x".into(),
         audience: AudienceClaim::One("a".parse().unwrap()),
         ttl: Duration::from_secs(3600),
@@ -80,11 +81,15 @@ fn an_owner_that_nobody_knows_leaves_the_old_token_in_place() {
 fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
     let authority = Arc::new(Authority::new("td".parse().unwrap()));
     let clock: Arc<dyn Clock> = clock.clone();
-    let minter = Arc::new(Minter::new(
-        Arc::clone(&authority),
-        Arc::new(crate::metrics::Metrics::new()),
-        Arc::clone(&clock),
-    ));
+    let minter = Arc::new(
+        Minter::new(
+            Arc::clone(&authority),
+            Arc::new(crate::metrics::Metrics::new()),
+            Arc::clone(&clock),
+            watch::channel(crate::limits::tests::LIMITS).1,
+        )
+        .unwrap(),
+    );
     let entries = [entry("x", "spiffe://td/x", &["unix:uid:1"])];
     let unix = UnixSpec {
         discover_path: false,

@@ -12,7 +12,8 @@ use crate::attest::names::WantedNames;
 use crate::attest::unix::{self, UnixSpec, Wanted};
 use crate::clock::from_unix_seconds;
 use crate::duration::show_duration;
-use crate::entry::{Audience, Claims, Entry, KeyRef};
+use crate::entry::{Audience, Claims, Entry, KeyRef, ReservedClaim};
+use crate::jose::Algorithm;
 use crate::selector::{Selector, SelectorSet};
 use crate::spiffe_id::{SpiffeId, TrustDomain};
 
@@ -65,8 +66,8 @@ pub struct Fault {
 /// An issuer as entries see it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct IssuerRules {
-    /// Names of its key chains.
-    pub keys: Vec<Arc<str>>,
+    /// Its key chains by name.
+    pub keys: BTreeMap<Arc<str>, Algorithm>,
     /// Claims of all its tokens.
     pub claims: Claims,
 }
@@ -133,13 +134,8 @@ impl Rules {
         let selectors = self.selectors(request, &mut faults);
         let audiences = audiences(request, &mut faults);
         check_hint(&request.hint, &mut faults);
-        let own = Claims::new(request.claims.clone()).unwrap_or_else(|name| {
-            let help = "iss, sub, aud, iat, exp, nbf and jti are set by the agent alone";
-            faults.add(
-                "claims",
-                format!("the claim {name} cannot be configured"),
-                help,
-            );
+        let own = Claims::new(request.claims.clone()).unwrap_or_else(|error| {
+            faults.add("claims", error.to_string(), ReservedClaim::HELP);
             Claims::default()
         });
         let ttl = self.ttl(request, &mut faults);
@@ -281,7 +277,27 @@ impl Rules {
         let issuers: Vec<_> = self.issuers.keys().cloned().collect();
         let issuer = choose("issuer", request.issuer.as_deref(), &issuers, faults)?;
         let rules = self.issuers.get(&issuer)?;
-        let key = choose("key", request.key.as_deref(), &rules.keys, faults)?;
+        let chains = rules.keys.iter();
+        let usable = chains.filter(|(_, algorithm)| algorithm.is_for_jwt_svids());
+        let usable: Vec<_> = usable.map(|(name, _)| Arc::clone(name)).collect();
+        let named = request.key.as_deref();
+        if let Some((name, algorithm)) = named.and_then(|name| rules.keys.get_key_value(name))
+            && !algorithm.is_for_jwt_svids()
+        {
+            let message = format!("key {name:?} is {algorithm}, which JWT-SVIDs may not be");
+            faults.add(
+                "key",
+                message,
+                "a token_file can choose it, an entry cannot",
+            );
+            return None;
+        }
+        if usable.is_empty() && !rules.keys.is_empty() {
+            let message =
+                format!("issuer {issuer:?} has no key that a JWT-SVID may be signed with");
+            faults.add("issuer", message, "add a key, such as RS256");
+        }
+        let key = choose("key", named, &usable, faults)?;
         Some((KeyRef { issuer, key }, rules))
     }
 }

@@ -37,7 +37,7 @@ impl Sandbox {
 
 fn rules() -> Rules {
     let issuer = IssuerRules {
-        keys: vec!["main".into()],
+        keys: [("main".into(), crate::jose::Algorithm::Es256)].into(),
         claims: crate::entry::Claims::default(),
     };
     Rules {

@@ -121,7 +121,7 @@ fn nothing_signs_when_the_documents_cannot_be_written() {
         rotator.start_new(&issuer),
         Err(RotationError::Webroot(_))
     ));
-    assert!(rotator.authority.bundle().is_none());
+    assert!(rotator.authority.trusted().is_none());
 }
 
 #[test]

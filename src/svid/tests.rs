@@ -51,7 +51,7 @@ fn check(key: &SigningKey, token: &str) -> Result<SpiffeId, ValidationError> {
 
 #[test]
 fn what_is_minted_has_exactly_the_documented_claims_and_validates() {
-    for algorithm in Algorithm::ALL {
+    for algorithm in Algorithm::ALL.into_iter().filter(|a| a.is_for_jwt_svids()) {
         let key = key(algorithm);
         let id: SpiffeId = "spiffe://example.org/billing".parse().unwrap();
         let claims = Claims::new(json!({"team": "payments"}).as_object().unwrap().clone());

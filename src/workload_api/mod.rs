@@ -2,10 +2,12 @@
 
 pub mod client;
 mod service;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
@@ -16,9 +18,12 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use self::service::{Parts, Policy, WorkloadApi};
+pub use self::streams::OpenStreams;
 use crate::conn::Conn;
 use crate::conn::accept::Incoming;
 use crate::issue::IssueError;
+use crate::limits::Limits;
+use crate::metrics::Rpc;
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use crate::peer::Peer;
 
@@ -26,12 +31,6 @@ use crate::peer::Peer;
 /// confused HTTP client is not taken for a workload.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 
-/// The largest request, in bytes.
-const MAX_REQUEST_BYTES: usize = 64 * 1024;
-/// The largest list of headers, in bytes.
-const MAX_HEADER_BYTES: u32 = 8 * 1024;
-/// Calls and streams at a time on one connection.
-const MAX_STREAMS: u32 = 64;
 /// Streams that a client has reset and that are not yet cleared away.
 const MAX_RESET_STREAMS: usize = 20;
 /// Streams that we had to reset.
@@ -45,7 +44,25 @@ impl Connected for Conn {
     }
 }
 
-/// Serves until `stop`, then lets calls finish for as long as `grace`.
+/// What a client may send on one stream before it is read, and on all of them together, in bytes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// What reflection shows.
+const SHOWN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload.fds"));
+
+/// Why there is no server.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// It broke.
+    #[error(transparent)]
+    Server(#[from] tonic::transport::Error),
+    /// What reflection shows cannot be read.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves until `stop`, then lets calls finish for as long as `grace`. Of `limits` only those take
+/// effect here that cannot change while the agent runs.
 ///
 /// # Errors
 ///
@@ -53,28 +70,45 @@ impl Connected for Conn {
 pub async fn serve(
     incoming: Incoming,
     api: WorkloadApi,
+    limits: Limits,
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
     grace: Duration,
-) -> Result<(), tonic::transport::Error> {
+) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    let service = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let server = tonic::transport::Server::builder()
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
+    let service = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(limits.request_bytes);
+    let most = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
+    let mut server = tonic::transport::Server::builder()
+        .http2_max_header_list_size(most(limits.header_list_bytes))
+        .max_concurrent_streams(most(limits.streams_per_connection))
         .http2_max_pending_accept_reset_streams(Some(MAX_RESET_STREAMS))
         .http2_max_local_error_reset_streams(Some(MAX_ERROR_STREAMS))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)));
+    if let Some(timeout) = limits.request_timeout {
+        // Until the first word of the answer: streams go on for as long as they like.
+        server = server.timeout(timeout);
+    }
+    let server = server
         .add_service(InterceptedService::new(service, check_header))
-        // Health is open to all, as in SPIRE: it names no identity.
+        // Health and reflection are open to all, as in SPIRE: they name no identity.
         .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tokio::select! {
-        result = server => result,
+        result = server => Ok(result?),
         () = report_health(health, ready) => Ok(()),
         () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => Ok(()),
     }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(SHOWN)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// Tells health checkers whether tokens can be minted.
@@ -120,6 +154,10 @@ enum Refusal {
     Attestation,
     /// The caller is known and has no identity that fits.
     NoIdentity,
+    /// The caller asks for more than he may.
+    TooMany(Rpc),
+    /// The agent has a fault.
+    Internal,
     /// Nothing can be signed or published at the moment.
     Issue(IssueError),
     /// No keys are published yet.
@@ -134,6 +172,10 @@ impl From<Refusal> for Status {
             Refusal::Request(reason) => Self::invalid_argument(reason),
             Refusal::Attestation => Self::unavailable("workload attestation failed"),
             Refusal::NoIdentity => Self::permission_denied("no identity issued"),
+            Refusal::TooMany(rpc) => {
+                Self::unavailable(format!("rate limit exceeded for {}", rpc.name()))
+            }
+            Refusal::Internal => Self::internal("internal fault"),
             Refusal::Issue(error) => {
                 Self::unavailable(format!("could not fetch JWT-SVID: {error}"))
             }

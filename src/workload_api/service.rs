@@ -1,21 +1,25 @@
-//! The seven calls. Each checks in one order: the request, the caller, what he may have.
+//! The seven calls. Each checks in one order: whether the agent serves at all, the request, the
+//! caller, how much he asks for, what he may have.
 
-use std::pin::Pin;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::Refusal;
+use super::streams::{BundleStream, OpenStreams, Replies};
 use crate::attest::WorkloadAttestor;
 use crate::audit::Audit;
-use crate::authority::{Authority, Published};
+use crate::authority::{Authority, Trusted};
 use crate::clock::Clock;
 use crate::entry::{Audience, Entry, EntrySet, identities};
-use crate::issue::{Minter, Order};
+use crate::issue::quota::Quota;
+use crate::issue::{IssueError, Minter, Order};
+use crate::limits::Limits;
 use crate::metrics::{Metrics, Rpc};
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
 use crate::pb::{
@@ -30,11 +34,6 @@ use crate::registry::Snapshot;
 use crate::selector::SelectorSet;
 use crate::spiffe_id::SpiffeId;
 use crate::svid::{AudienceClaim, validate};
-
-/// Audiences in one request.
-const MAX_AUDIENCES: usize = 16;
-/// Bytes of one audience.
-const MAX_AUDIENCE_BYTES: usize = 1024;
 
 /// What the operator decides about the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +64,12 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// What the operator decides.
     pub policy: watch::Receiver<Policy>,
+    /// What callers may take.
+    pub limits: watch::Receiver<Limits>,
+    /// Calls that users have made.
+    pub calls: Quota,
+    /// Streams that are open.
+    pub streams: OpenStreams,
     /// Ends streams.
     pub stop: CancellationToken,
 }
@@ -81,8 +86,14 @@ impl WorkloadApi {
 }
 
 impl Parts {
-    /// Counts how a call ended.
-    fn counted<T>(&self, rpc: Rpc, result: Result<T, Refusal>) -> Result<T, Status> {
+    /// Sees a call to its end and counts how it went. A panic is the end of this call alone.
+    async fn counted<T>(
+        &self,
+        rpc: Rpc,
+        call: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Status> {
+        let result = AssertUnwindSafe(call).catch_unwind().await;
+        let result = result.unwrap_or(Err(Refusal::Internal));
         let result = result.map_err(Status::from);
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
         let name = if code == Code::Ok {
@@ -94,6 +105,18 @@ impl Parts {
         result
     }
 
+    /// What is published, without which nothing is served.
+    fn trusted(&self) -> Result<Trusted, Refusal> {
+        self.authority.trusted().ok_or(Refusal::Starting)
+    }
+
+    /// Counts a call of a user whose process is known by now.
+    fn count_call(&self, peer: &Peer, rpc: Rpc) -> Result<(), Refusal> {
+        let per_second = self.limits.borrow().calls_per_second_per_uid;
+        let may = self.calls.take(peer.uid(), per_second);
+        may.then_some(()).ok_or(Refusal::TooMany(rpc))
+    }
+
     async fn attest(&self, peer: &Peer, now: &Snapshot) -> Result<SelectorSet, Refusal> {
         let found = self.attestor.attest(peer, &now.entries, now.unix).await;
         found.map_err(|error| {
@@ -103,10 +126,12 @@ impl Parts {
     }
 
     async fn fetch(&self, peer: &Peer, request: JwtsvidRequest) -> Result<Vec<Jwtsvid>, Refusal> {
-        let audiences = parse_audiences(&request.audience)?;
+        self.trusted()?;
+        let audiences = parse_audiences(&request.audience, &self.limits.borrow())?;
         let only = parse_requested_id(&request.spiffe_id)?;
         let now = Arc::clone(&self.registry.borrow());
         let found = self.attest(peer, &now).await?;
+        self.count_call(peer, Rpc::FetchJwtsvid)?;
         let matching = now.entries.matching(&found);
         let granted = identities(&matching, &audiences, only.as_ref());
         if granted.is_empty() {
@@ -122,9 +147,12 @@ impl Parts {
         let mut svids: Vec<Jwtsvid> = Vec::with_capacity(granted.len());
         for entry in granted {
             let order = self.order(&entry, &audiences);
-            let svid = self.minter.mint(&order).await.map_err(Refusal::Issue)?;
-            self.audit
-                .issued(peer, &found, &entry, &order.audience, &svid);
+            let svid = self.minter.fetch(peer.uid(), &entry, order).await;
+            let svid = svid.map_err(|error| match error {
+                IssueError::TooMany => Refusal::TooMany(Rpc::FetchJwtsvid),
+                error => Refusal::Issue(error),
+            })?;
+            self.audit.issued(peer, &found, &entry, &audiences, &svid);
             // A hint tells one identity: a later one with the same hint goes without.
             let taken = svids.iter().any(|other| other.hint == entry.hint);
             svids.push(Jwtsvid {
@@ -153,8 +181,8 @@ impl Parts {
     }
 
     /// The bundles that a caller may have now.
-    async fn bundles(&self, peer: &Peer) -> Result<JwtBundlesResponse, Refusal> {
-        let bundle = self.authority.bundle().ok_or(Refusal::Starting)?;
+    pub(super) async fn bundles(&self, peer: &Peer) -> Result<Trusted, Refusal> {
+        let trusted = self.trusted()?;
         let now = Arc::clone(&self.registry.borrow());
         let found = self.attest(peer, &now).await?;
         let entitled = !now.entries.matching(&found).is_empty();
@@ -163,10 +191,7 @@ impl Parts {
                 .refused(peer, &found, "no entry matches the caller", &[], "");
             return Err(Refusal::NoIdentity);
         }
-        let document = bundle.workload_jwks().into_bytes();
-        Ok(JwtBundlesResponse {
-            bundles: [(bundle.trust_domain.id(), document)].into(),
-        })
+        Ok(trusted)
     }
 
     async fn validate(
@@ -174,18 +199,19 @@ impl Parts {
         peer: &Peer,
         request: ValidateJwtsvidRequest,
     ) -> Result<ValidateJwtsvidResponse, Refusal> {
+        let bundle = self.trusted()?.bundle;
         let required = |text: &str, name: &str| {
             let missing = || Refusal::Request(format!("{name} must be specified"));
             (!text.is_empty()).then_some(()).ok_or_else(missing)
         };
         required(&request.audience, "audience")?;
         required(&request.svid, "svid")?;
-        let bundle = self.authority.bundle().ok_or(Refusal::Starting)?;
         let nobody = Snapshot {
             entries: EntrySet::default(),
             unix: self.registry.borrow().unix,
         };
         self.attest(peer, &nobody).await?;
+        self.count_call(peer, Rpc::ValidateJwtsvid)?;
         let (now, leeway) = (self.clock.now(), self.policy.borrow().leeway);
         let (spiffe_id, claims) = validate(&request.svid, &bundle, &request.audience, now, leeway)
             .map_err(|error| Refusal::Request(error.to_string()))?;
@@ -197,19 +223,18 @@ impl Parts {
 }
 
 /// Empty strings are dropped, as some clients send one where the application gave none.
-fn parse_audiences(texts: &[String]) -> Result<Vec<Audience>, Refusal> {
+fn parse_audiences(texts: &[String], limits: &Limits) -> Result<Vec<Audience>, Refusal> {
     let texts: Vec<_> = texts.iter().filter(|text| !text.is_empty()).collect();
     let refuse = |reason: String| Err(Refusal::Request(reason));
+    let (most, longest) = (limits.audiences, limits.audience_bytes);
     if texts.is_empty() {
         return refuse("audience must be specified".to_owned());
     }
-    if texts.len() > MAX_AUDIENCES {
-        return refuse(format!("more than {MAX_AUDIENCES} audiences"));
+    if texts.len() > most {
+        return refuse(format!("more than {most} audiences"));
     }
-    if texts.iter().any(|text| text.len() > MAX_AUDIENCE_BYTES) {
-        return refuse(format!(
-            "an audience is longer than {MAX_AUDIENCE_BYTES} bytes"
-        ));
+    if texts.iter().any(|text| text.len() > longest) {
+        return refuse(format!("an audience is longer than {longest} bytes"));
     }
     let parsed: Result<_, _> = texts.iter().map(|text| text.parse()).collect();
     parsed.or_else(|error: crate::entry::AudienceError| refuse(error.to_string()))
@@ -229,39 +254,6 @@ fn peer_of<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
     peer.ok_or_else(|| Refusal::Attestation.into())
 }
 
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// What one stream of bundles remembers.
-struct BundleStream {
-    parts: Arc<Parts>,
-    peer: Arc<Peer>,
-    published: watch::Receiver<Arc<Published>>,
-    registry: watch::Receiver<Arc<Snapshot>>,
-    sent: Option<JwtBundlesResponse>,
-}
-
-impl BundleStream {
-    /// The next message: at once the first time, then when the content has changed. The caller is
-    /// looked at again before each.
-    async fn next(&mut self) -> Result<JwtBundlesResponse, Refusal> {
-        loop {
-            if self.sent.is_some() {
-                tokio::select! {
-                    () = self.parts.stop.cancelled() => return Err(Refusal::Stopping),
-                    changed = self.published.changed() => changed.map_err(|_| Refusal::Stopping)?,
-                    // Another set of entries may leave the caller without any.
-                    changed = self.registry.changed() => changed.map_err(|_| Refusal::Stopping)?,
-                }
-            }
-            let reply = self.parts.bundles(&self.peer).await?;
-            if self.sent.as_ref() != Some(&reply) {
-                self.sent = Some(reply.clone());
-                return Ok(reply);
-            }
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for WorkloadApi {
     type FetchX509SVIDStream = Replies<X509svidResponse>;
@@ -275,8 +267,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
         let peer = peer_of(&request)?;
-        let svids = self.0.fetch(&peer, request.into_inner()).await;
-        let svids = self.0.counted(Rpc::FetchJwtsvid, svids)?;
+        let call = self.0.fetch(&peer, request.into_inner());
+        let svids = self.0.counted(Rpc::FetchJwtsvid, call).await?;
         Ok(Response::new(JwtsvidResponse { svids }))
     }
 
@@ -284,31 +276,16 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        let mut published = self.0.authority.changes();
-        published.mark_unchanged();
-        let mut stream = BundleStream {
-            parts: Arc::clone(&self.0),
-            peer: peer_of(&request)?,
-            published,
-            registry: self.0.registry.clone(),
-            sent: None,
+        let peer = peer_of(&request)?;
+        let call = async {
+            let mut stream = BundleStream::new(&self.0, peer)?;
+            // A refusal is the answer to the call, not the first message of a stream.
+            let first = stream.next().await?;
+            self.0.count_call(stream.peer(), Rpc::FetchJwtBundles)?;
+            Ok(stream.replies(first))
         };
-        // A refusal is the answer to the call, not the first message of a stream.
-        let first = stream.next().await;
-        let first = self.0.counted(Rpc::FetchJwtBundles, first)?;
-        let replies = futures_util::stream::unfold(
-            (Some(Ok(first)), Some(stream)),
-            |(ready, stream)| async move {
-                let mut stream = stream?;
-                let reply = match ready {
-                    Some(reply) => reply,
-                    None => stream.next().await,
-                };
-                let rest = reply.is_ok().then_some(stream);
-                Some((reply.map_err(Status::from), (None, rest)))
-            },
-        );
-        Ok(Response::new(Box::pin(replies)))
+        let replies = self.0.counted(Rpc::FetchJwtBundles, call).await?;
+        Ok(Response::new(replies))
     }
 
     async fn validate_jwtsvid(
@@ -316,8 +293,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let peer = peer_of(&request)?;
-        let reply = self.0.validate(&peer, request.into_inner()).await;
-        Ok(Response::new(self.0.counted(Rpc::ValidateJwtsvid, reply)?))
+        let call = self.0.validate(&peer, request.into_inner());
+        let reply = self.0.counted(Rpc::ValidateJwtsvid, call).await?;
+        Ok(Response::new(reply))
     }
 
     async fn fetch_x509svid(
