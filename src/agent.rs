@@ -210,7 +210,7 @@ impl Bound {
             check,
             limits.subscribe(),
             slots.clone(),
-        )?;
+        );
         let grace = self.reloader.config.shutdown_grace;
         let fixed = *limits.borrow();
         let (minting, can_mint) = watch::channel(false);
@@ -257,7 +257,7 @@ impl Bound {
             PeerCheck::Sender,
             limits.subscribe(),
             Slots::default(),
-        )?;
+        );
         tasks.spawn("administration", async move {
             Ok(admin::serve(incoming, administration, entries, until).await?)
         });

@@ -186,8 +186,8 @@ fn texts(audiences: &[Audience]) -> Vec<&str> {
 /// The first 16 hexadecimal digits of the SHA-256 of a token: enough to find it again.
 fn fingerprint(token: &str) -> String {
     let hash = digest(&SHA256, token.as_bytes());
-    let bytes = hash.as_ref().iter().take(8);
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    let start = hash.as_ref().first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(start))
 }
 
 #[cfg(test)]

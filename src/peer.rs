@@ -231,12 +231,9 @@ impl Peer {
     ///
     /// The process must get nothing, and its connection is not to be used again.
     pub fn verify(&self) -> Result<ProcDir, PeerError> {
-        self.still_lives()?;
+        self.verify_ids()?;
         let proc = ProcDir::open(self.pid)?;
-        // Alive after its directory was opened, so the directory is this process's and no other's.
-        self.verify_ids(&proc)?;
-        self.verify_program(&proc)?;
-        self.still_lives()?;
+        self.verify_again(&proc)?;
         Ok(proc)
     }
 
@@ -247,17 +244,22 @@ impl Peer {
     /// As [`Peer::verify`].
     pub fn verify_again(&self, proc: &ProcDir) -> Result<(), PeerError> {
         self.verify_program(proc)?;
-        self.verify_ids(proc)?;
+        self.verify_ids()?;
+        // Alive at the end, so what was opened by number is this process's and no other's.
         self.still_lives()
     }
 
-    fn verify_ids(&self, proc: &ProcDir) -> Result<(), PeerError> {
+    fn verify_ids(&self) -> Result<(), PeerError> {
         let ids = match sys::pidfd_info(self.pidfd.as_fd()) {
             Ok(info) if u32::try_from(self.pid) == Ok(info.tgid) => (info.uids, info.gids),
             Ok(_) => return Err(PeerError::Gone),
             Err(error) => match error.raw_os_error() {
                 // Before Linux 6.13 the question is unknown; the status file answers it.
-                Some(libc::ENOTTY | libc::EINVAL) => proc.ids()?,
+                Some(libc::ENOTTY | libc::EINVAL) => {
+                    let ids = ProcDir::open(self.pid)?.ids()?;
+                    self.still_lives()?;
+                    ids
+                }
                 Some(libc::EREMOTE) => return Err(PeerError::Foreign),
                 Some(libc::ESRCH) => return Err(PeerError::Gone),
                 _ => return Err(PeerError::Io("PIDFD_GET_INFO", error)),

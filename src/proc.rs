@@ -17,6 +17,9 @@ use thiserror::Error;
 
 use crate::sys::{self, ExeStat};
 
+/// The most that is read of a file, in bytes.
+const MAX_READ: u64 = 1 << 20;
+
 /// Why something of a process cannot be read.
 #[derive(Debug, Error)]
 pub enum ProcError {
@@ -76,7 +79,7 @@ impl ProcDir {
     ///
     /// [`ProcError::Gone`] for a process that has none any more.
     pub fn exe(&self) -> Result<Exe, ProcError> {
-        match sys::stat_exe(self.0.as_fd()) {
+        match sys::stat_unasked(self.0.as_fd(), Some(c"exe")) {
             Ok(stat) => Ok(Exe::File(stat)),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Exe::Unknown),
             Err(error) => match error.raw_os_error() {
@@ -187,8 +190,9 @@ impl ProcDir {
     fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcError> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let fd = openat(&self.0, name, flags, Mode::empty()).map_err(|e| gone_or(name, e))?;
-        let mut bytes = Vec::new();
-        match File::from(fd).read_to_end(&mut bytes) {
+        // These files have no size to go by, and are shorter than this as a rule.
+        let mut bytes = Vec::with_capacity(4096);
+        match File::from(fd).take(MAX_READ).read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(ProcError::Gone),
             Err(error) => Err(ProcError::Io(name, error)),

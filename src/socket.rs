@@ -1,14 +1,19 @@
 //! A socket itself: where it lies, who may connect, and whose it is.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, setsockopt, socket, sockopt,
+};
 use nix::sys::stat::{Mode, umask};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::durable::{Dir, DirError};
+use crate::sys;
 
 /// The longest path that a Unix socket can have, in bytes.
 pub const MAX_SOCKET_PATH: usize = 107;
@@ -80,7 +85,7 @@ impl BoundSocket {
         }
         // The mode must be right from the first moment, and only the umask can do that.
         let former = umask(Mode::from_bits_truncate(!mode & 0o777));
-        let bound = UnixListener::bind(path);
+        let bound = listen_at(path);
         umask(former);
         let listener = bound.map_err(problem)?;
         let meta = std::fs::symlink_metadata(path).map_err(problem)?;
@@ -90,6 +95,18 @@ impl BoundSocket {
         };
         Ok((socket, listener))
     }
+}
+
+/// A listener whose connections tell who sends, and take no descriptors. Both are inherited by a
+/// connection when it is made, so they are set before there can be one.
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::PassCred, &true)?;
+    sys::refuse_descriptors(socket.as_fd())?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    UnixListener::from_std(socket.into())
 }
 
 impl Drop for BoundSocket {

@@ -1,12 +1,9 @@
 //! What the kernel offers and no safe crate does. The only module that may be unsafe.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
-
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// `struct pidfd_info` as of Linux 6.13 (`PIDFD_INFO_SIZE_VER0`, 64 bytes).
 #[repr(C)]
@@ -137,18 +134,6 @@ pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Tells the reactor to watch a descriptor for being readable.
-///
-/// # Errors
-///
-/// It cannot be watched.
-pub fn watch(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: an owned descriptor is open, and the same, for as long as the `Arc` that the
-    // registration keeps is there.
-    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
-    watched.map_err(io::Error::other)
-}
-
 /// A descriptor for the process with this id, for kernels without `SO_PEERPIDFD` (Linux 5.3).
 ///
 /// # Errors
@@ -176,22 +161,22 @@ pub struct ExeStat {
     pub links: u32,
 }
 
-/// Looks at `exe` in an open `/proc/PID`, without asking the server of a network or FUSE file
-/// system: its owner chose it, and it may never answer.
+/// Looks at what an open descriptor stands for, or at `name` in it, without asking the server of a
+/// network or FUSE file system: its owner chose it, and it may never answer.
 ///
 /// # Errors
 ///
 /// Those of `statx`.
-pub fn stat_exe(proc: BorrowedFd<'_>) -> io::Result<ExeStat> {
+pub fn stat_unasked(fd: BorrowedFd<'_>, name: Option<&CStr>) -> io::Result<ExeStat> {
     let mut stat = mem::MaybeUninit::<libc::statx>::zeroed();
     let wanted = libc::STATX_INO | libc::STATX_CTIME | libc::STATX_NLINK;
-    // SAFETY: the descriptor is open for the length of the borrow, the path is a literal with its
-    // NUL, and the kernel writes one `statx` into the live, exclusive buffer.
+    // SAFETY: the descriptor is open for the length of the borrow, the path ends with its NUL, and
+    // the kernel writes one `statx` into the live, exclusive buffer.
     let result = unsafe {
         libc::statx(
-            proc.as_raw_fd(),
-            c"exe".as_ptr(),
-            libc::AT_STATX_DONT_SYNC,
+            fd.as_raw_fd(),
+            name.unwrap_or_default().as_ptr(),
+            libc::AT_STATX_DONT_SYNC | name.map_or(libc::AT_EMPTY_PATH, |_| 0),
             wanted,
             stat.as_mut_ptr(),
         )

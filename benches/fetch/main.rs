@@ -15,7 +15,7 @@ mod load;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -31,17 +31,25 @@ const IDLE: u32 = 500;
 const BILLING: u32 = 1001;
 const OTHER: u32 = 1002;
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["echo", socket, threads] => echo::serve(Path::new(socket), threads),
         ["call", rest @ ..] => load::call(rest),
-        _ => table(),
+        _ => {
+            let missed = table();
+            if missed > 0 {
+                println!("{missed} missed");
+                return ExitCode::FAILURE;
+            }
+        }
     }
+    ExitCode::SUCCESS
 }
 
-fn table() {
+/// Measures and prints everything; tells how many targets were missed.
+fn table() -> usize {
     assert!(
         nix::unistd::geteuid().is_root(),
         "the caller is another user, so this needs root"
@@ -143,10 +151,7 @@ fn table() {
     #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
     let bytes = fs::metadata(binary()).expect("a binary").len() as f64;
     table.size("stripped binary", bytes / 1e6, "MB", 8.0);
-    if table.missed > 0 {
-        println!("{} missed", table.missed);
-        std::process::exit(1);
-    }
+    table.missed
 }
 
 /// Prints rows and counts those that miss their target.

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::hash::Hasher;
 use self::names::Names;
-use self::unix::{Search, UnixSpec};
+use self::unix::{Effort, Search, UnixSpec};
 use crate::entry::EntrySet;
 use crate::peer::{Peer, PeerError, Wants};
 use crate::proc::ProcDir;
@@ -76,9 +76,9 @@ impl WorkloadAttestor {
         result
     }
 
-    /// Facts about the program: those that were kept, or new ones. They are looked for beside the
-    /// threads that serve, for a limited time, and one at a time for each user: the file system
-    /// that the program lies on is its owner's choice, and may never answer.
+    /// Facts about the program, which are kept. What the kernel does not have in memory is looked
+    /// for beside the threads that serve, for a limited time, and one at a time for each user: the
+    /// file system that the program lies on is its owner's choice, and may never answer.
     async fn program(
         &self,
         peer: &Peer,
@@ -86,9 +86,6 @@ impl WorkloadAttestor {
         wanted: Wants,
         spec: UnixSpec,
     ) -> Vec<Selector> {
-        if let Some(kept) = peer.kept(wanted) {
-            return kept;
-        }
         let exe = peer.exe();
         let search = Search {
             proc: Arc::clone(proc),
@@ -98,12 +95,16 @@ impl WorkloadAttestor {
             own_user_namespace: self.own_user_namespace,
             hasher: Arc::clone(&self.hasher),
         };
+        if let Ok(found) = search.run(Effort::Quick) {
+            peer.keep(exe, wanted, found.clone());
+            return found;
+        }
         let turn = self.turn_of(peer.uid());
         let looked = async {
             let turn = turn.acquire_owned().await;
             tokio::task::spawn_blocking(move || {
                 let _turn = turn;
-                search.run()
+                search.run(Effort::Full)
             })
             .await
         };
@@ -149,16 +150,24 @@ impl WorkloadAttestor {
         if peer.is_refused() {
             return Err(PeerError::Refused);
         }
-        let proc = Arc::new(peer.verify()?);
+        let proc = peer.verify()?;
         let mut found = unix::cheap(peer, &self.names.borrow());
-        if spec.discover_path {
-            let wanted = wanted_of_program(entries, &found);
-            // A tracer acts through the process it traces, whatever program that is.
-            if wanted.is_something() && !proc.is_traced()? {
+        let wanted = if spec.discover_path {
+            wanted_of_program(entries, &found)
+        } else {
+            Wants::default()
+        };
+        if wanted.is_something() {
+            // What is kept was found of the very program that was verified just now.
+            let kept = peer.kept(wanted);
+            if let Some(kept) = kept {
+                found.extend(kept);
+            } else {
+                let proc = Arc::new(proc);
                 found.extend(self.program(peer, &proc, wanted, spec).await);
+                peer.verify_again(&proc)?;
             }
         }
-        peer.verify_again(&proc)?;
         Ok(found.into_iter().collect())
     }
 }

@@ -1,19 +1,19 @@
 //! The `unix` attestor: user, groups and program of a process.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::fstat;
 
 use super::hash::Hasher;
 use super::names::Names;
 use crate::peer::{Peer, Wants};
 use crate::proc::{Exe, ProcDir, path_text};
 use crate::selector::Selector;
-use crate::sys::ExeStat;
+use crate::sys::{ExeStat, stat_unasked};
 
 /// The selector type of this attestor.
 pub const KIND: &str = "unix";
@@ -122,7 +122,26 @@ pub fn cheap(peer: &Peer, names: &Names) -> Vec<Selector> {
     found
 }
 
-/// A look at the program of a process. May wait for file systems.
+/// How far a look at a program may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Only what the kernel has in memory: it is quick, or fails with [`io::ErrorKind::WouldBlock`].
+    Quick,
+    /// It may wait for file systems.
+    Full,
+}
+
+impl Effort {
+    /// Whether files may be read: an error where that is too much.
+    fn may_read(self) -> io::Result<bool> {
+        match self {
+            Self::Quick => Err(io::ErrorKind::WouldBlock.into()),
+            Self::Full => Ok(true),
+        }
+    }
+}
+
+/// A look at the program of a process.
 #[derive(Debug)]
 pub struct Search {
     /// The process.
@@ -146,18 +165,23 @@ impl Search {
     /// # Errors
     ///
     /// Something did not work that may work the next time.
-    pub fn run(&self) -> io::Result<Vec<Selector>> {
+    pub fn run(&self, effort: Effort) -> io::Result<Vec<Selector>> {
         let Exe::File(exe) = self.exe else {
             return Ok(Vec::new());
         };
+        // A tracer acts through the process it traces, whatever program that is.
+        if self.proc.is_traced().map_err(io::Error::other)? {
+            return Ok(Vec::new());
+        }
         let mut found = Vec::new();
         if self.wanted.path
-            && let Some(path) = self.certain_path(&exe)?
+            && let Some(path) = self.certain_path(&exe, effort)?
         {
             found.extend(Selector::from_parts(KIND, format!("{PATH}{path}")));
         }
         if self.wanted.sha256
             && self.spec.hash
+            && effort.may_read()?
             && let Some(digest) = self.hasher.hash(&self.proc, &exe, self.spec.size_limit)?
         {
             found.extend(Selector::from_parts(KIND, format!("{SHA256}{digest}")));
@@ -170,27 +194,28 @@ impl Search {
     /// The path that the kernel gives is that of the process's own mount namespace, where its owner
     /// can mount what he likes over `/usr/bin`. So the process must be in our user namespace, its
     /// file must still have a name, and that name must lead here to that inode, through no link.
-    fn certain_path(&self, exe: &ExeStat) -> io::Result<Option<String>> {
+    fn certain_path(&self, exe: &ExeStat, effort: Effort) -> io::Result<Option<String>> {
         let namespace = self.proc.user_namespace()?;
         if Some(namespace) != self.own_user_namespace || exe.links == 0 {
             return Ok(None);
         }
         let path = self.proc.exe_path()?;
-        let same = inode_at(&path)? == Some(exe.id);
+        let same = inode_at(&path, effort)? == Some(exe.id);
         Ok(path_text(&path).filter(|_| same).map(str::to_owned))
     }
 }
 
 /// What lies at a path that somebody else chose; nothing if it cannot be reached without links.
-fn inode_at(path: &Path) -> io::Result<Option<(u64, u64)>> {
+fn inode_at(path: &Path, effort: Effort) -> io::Result<Option<(u64, u64)>> {
+    let mut resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    if effort == Effort::Quick {
+        resolve |= ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
+    }
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
-        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        .resolve(resolve);
     match openat2(AT_FDCWD, path, how) {
-        Ok(fd) => {
-            let stat = fstat(&fd)?;
-            Ok(Some((stat.st_dev, stat.st_ino)))
-        }
+        Ok(fd) => Ok(Some(stat_unasked(fd.as_fd(), None)?.id)),
         Err(
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES | Errno::ENAMETOOLONG,
         ) => Ok(None),

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
-use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
@@ -21,7 +20,6 @@ use super::slots::{Full, Slots};
 use super::{Complaints, Conn, PeerCheck};
 use crate::limits::Limits;
 use crate::peer::{Namespaces, Peer, PeerError};
-use crate::sys;
 
 /// How long to wait for descriptors or memory to be given back.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
@@ -41,24 +39,15 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Accepts from this listener, within these limits.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not tell who sends.
+    /// Accepts from this listener, which tells who sends, within these limits.
     pub fn new(
         listener: UnixListener,
         namespaces: Namespaces,
         check: PeerCheck,
         limits: watch::Receiver<Limits>,
         slots: Slots,
-    ) -> io::Result<Self> {
-        if check == PeerCheck::Sender {
-            // Both are inherited by the connections that are accepted.
-            setsockopt(&listener, sockopt::PassCred, &true)?;
-            sys::refuse_descriptors(listener.as_fd())?;
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             listener,
             namespaces,
             check,
@@ -67,7 +56,7 @@ impl Incoming {
             pause: None,
             told: HashSet::new(),
             complaints: Complaints::default(),
-        })
+        }
     }
 
     fn admit(&self, stream: UnixStream) -> Result<Conn, PeerError> {

@@ -27,7 +27,6 @@ use self::slots::Slot;
 use crate::limits::Limits;
 use crate::peer::Peer;
 use crate::quiet::Quiet;
-use crate::sys;
 
 /// How long a connection that is not read any more may still answer.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -123,7 +122,7 @@ impl Conn {
         let peer = Arc::new(peer);
         Ok(Self {
             stream,
-            exit: sys::watch(peer.pidfd())?,
+            exit: watch(peer.pidfd())?,
             peer,
             check,
             rewriter: AuthorityRewriter::default(),
@@ -160,19 +159,28 @@ impl Conn {
             let fd = self.stream.as_raw_fd();
             let space = buf.initialize_unfilled_to(room);
             let credentials = &mut self.credentials;
-            let received = self
-                .stream
-                .try_io(Interest::READABLE, || receive(fd, space, credentials));
-            match received {
-                Ok((0, _)) => return Poll::Ready(Ok(())),
-                Ok((length, sender)) => {
+            let mut received = None;
+            let tried = self.stream.try_io(Interest::READABLE, || {
+                let (length, sender) = receive(fd, space, credentials)?;
+                received = Some((length, sender));
+                if 0 < length && length < room {
+                    // There is no more: the reactor may wait for the next chunk without our
+                    // having to try. A chunk of another sender would not be taken anyway.
+                    return Err(ErrorKind::WouldBlock.into());
+                }
+                Ok(())
+            });
+            match (received, tried) {
+                (Some((0, _)), _) => return Poll::Ready(Ok(())),
+                (Some((length, sender)), _) => {
                     self.check_sender(sender)?;
                     buf.advance(length);
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                (None, Err(error)) if error.kind() == ErrorKind::WouldBlock => {}
+                (None, Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                (None, Err(error)) => return Poll::Ready(Err(error)),
+                (None, Ok(())) => {}
             }
         }
     }
@@ -258,11 +266,19 @@ impl AsyncRead for Conn {
     }
 }
 
+#[expect(
+    deprecated,
+    reason = "the other way is unsafe, for descriptors that may be closed meanwhile; an owned one cannot"
+)]
+fn watch(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    AsyncFd::with_interest(pidfd, Interest::READABLE)
+}
+
 /// One read with the word of the kernel on who wrote it.
 fn receive(
     fd: RawFd,
     space: &mut [u8],
-    credentials: &mut Vec<u8>,
+    credentials: &mut [u8],
 ) -> io::Result<(usize, Option<UnixCredentials>)> {
     let mut pieces = [IoSliceMut::new(space)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;

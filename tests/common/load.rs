@@ -1,6 +1,8 @@
 //! Callers of the Workload API as processes of their own, for the bench and the long tests: a
 //! program that holds this calls itself again under another user.
 
+#![allow(dead_code, reason = "helpers, of which each program uses some")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,11 @@ pub type Client = SpiffeWorkloadApiClient<Channel>;
 
 /// Connects as every client does, without retries.
 pub async fn connect(socket: &Path) -> Result<Client, tonic::transport::Error> {
+    channel(socket).await.map(Client::new)
+}
+
+/// A connection for any service.
+pub async fn channel(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
@@ -34,8 +41,7 @@ pub async fn connect(socket: &Path) -> Result<Client, tonic::transport::Error> {
         }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    let channel = endpoint.connect_with_connector(connector).await?;
-    Ok(Client::new(channel))
+    endpoint.connect_with_connector(connector).await
 }
 
 /// A request with the security header.

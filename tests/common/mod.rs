@@ -172,6 +172,17 @@ impl Sandbox {
 
     /// As [`Sandbox::start`], with more in the environment.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Agent {
+        let mut agent = self.spawn_with(environment);
+        agent.wait_for_state("READY=1");
+        agent
+    }
+
+    /// Starts the agent and waits for nothing.
+    pub fn spawn(&self) -> Agent {
+        self.spawn_with(&[])
+    }
+
+    fn spawn_with(&self, environment: &[(&str, &str)]) -> Agent {
         let notify = UnixDatagram::bind(self.path(&format!("notify.{}", nanos()))).unwrap();
         notify.set_read_timeout(Some(DEADLINE)).unwrap();
         let address = notify.local_addr().unwrap();
@@ -186,14 +197,12 @@ impl Sandbox {
             .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let mut agent = Agent {
+        Agent {
             child,
             log,
             notify,
             socket: self.socket(),
-        };
-        agent.wait_for_state("READY=1");
-        agent
+        }
     }
 
     /// A command of the binary, on this sandbox's socket.
