@@ -210,7 +210,8 @@ impl Bound {
             check,
             limits.subscribe(),
             slots.clone(),
-        );
+        )?;
+        let memory = slots.clone().tidy(stop.clone());
         let grace = self.reloader.config.shutdown_grace;
         let fixed = *limits.borrow();
         let (minting, can_mint) = watch::channel(false);
@@ -257,7 +258,7 @@ impl Bound {
             PeerCheck::Sender,
             limits.subscribe(),
             Slots::default(),
-        );
+        )?;
         tasks.spawn("administration", async move {
             Ok(admin::serve(incoming, administration, entries, until).await?)
         });
@@ -266,6 +267,10 @@ impl Bound {
             "rotator",
             keys(Arc::clone(&rotator), self.lacking, until, minting, ready),
         );
+        tasks.spawn("memory", async move {
+            memory.await;
+            Ok(())
+        });
         let until = stop.clone();
         tasks.spawn("token files", async move {
             mirror.run(until).await;

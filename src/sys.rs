@@ -105,26 +105,17 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Lets nobody send descriptors to a Unix socket (`SO_PASSRIGHTS`, Linux 6.16); without effect on
-/// older kernels, where they are dropped on receipt.
+/// Lets nobody send descriptors to a Unix socket (`SO_PASSRIGHTS`); no effect before Linux 6.16.
 ///
 /// # Errors
 ///
 /// Those of `setsockopt`, but for `ENOPROTOOPT`.
 pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
     const SO_PASSRIGHTS: libc::c_int = 83;
-    let off: libc::c_int = 0;
-    // SAFETY: the descriptor is open for the length of the borrow, and the kernel reads one `int`
-    // from a live variable.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const off).cast(),
-            4,
-        )
-    };
+    static OFF: libc::c_int = 0;
+    let (fd, off) = (socket.as_raw_fd(), &raw const OFF);
+    // SAFETY: the descriptor is open for the length of the borrow, and the kernel reads one `int`.
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, off.cast(), 4) };
     if result == 0 {
         return Ok(());
     }
@@ -132,6 +123,12 @@ pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
         error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
         error => Err(error),
     }
+}
+
+/// Gives free memory back to the system.
+pub fn trim_memory() {
+    // SAFETY: the call takes an integer and may be made at any time.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// A descriptor for the process with this id, for kernels without `SO_PEERPIDFD` (Linux 5.3).

@@ -95,14 +95,17 @@ async fn connections_that_say_nothing_go_and_keep_nobody_waiting() {
     }
     let sandbox = Sandbox::with_entry("ES256");
     let agent = sandbox.start();
-    served(&sandbox.socket()).await;
+    let mut client = load::connect(&sandbox.socket()).await.unwrap();
+    load::fetch(&mut client, "a").await.unwrap();
     let (base, ready) = (descriptors(&agent), resident(&agent));
     let count = if long() { 10_000 } else { 1_500 };
     let socket = sandbox.socket();
     let opening = tokio::task::spawn_blocking(move || silent(&socket, count));
     let mut times = Vec::new();
     while !opening.is_finished() || times.len() < 500 {
-        times.push(served(&sandbox.socket()).await);
+        let start = Instant::now();
+        load::fetch(&mut client, "a").await.unwrap();
+        times.push(start.elapsed());
     }
     let opened = Instant::now();
     let child = opening.await.unwrap();

@@ -6,12 +6,14 @@ use std::future::Future;
 use std::io;
 use std::mem::Discriminant;
 use std::os::fd::AsFd;
+use std::os::unix::net;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
@@ -27,7 +29,8 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 /// The connections that come in, for as long as the listener works.
 #[derive(Debug)]
 pub struct Incoming {
-    listener: UnixListener,
+    /// Not tokio's: connections that are refused are not worth registering.
+    listener: AsyncFd<net::UnixListener>,
     namespaces: Namespaces,
     check: PeerCheck,
     limits: watch::Receiver<Limits>,
@@ -40,15 +43,19 @@ pub struct Incoming {
 
 impl Incoming {
     /// Accepts from this listener, which tells who sends, within these limits.
+    ///
+    /// # Errors
+    ///
+    /// The listener cannot be watched.
     pub fn new(
         listener: UnixListener,
         namespaces: Namespaces,
         check: PeerCheck,
         limits: watch::Receiver<Limits>,
         slots: Slots,
-    ) -> Self {
-        Self {
-            listener,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            listener: super::watch(listener.into_std()?)?,
             namespaces,
             check,
             limits,
@@ -56,11 +63,22 @@ impl Incoming {
             pause: None,
             told: HashSet::new(),
             complaints: Complaints::default(),
+        })
+    }
+
+    /// Takes the next connection off the queue of the kernel.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<net::UnixStream>> {
+        loop {
+            let mut ready = ready!(self.listener.poll_read_ready(cx))?;
+            match ready.try_io(|listener| listener.get_ref().accept()) {
+                Ok(accepted) => return Poll::Ready(accepted.map(|(stream, _)| stream)),
+                Err(_not_ready) => {}
+            }
         }
     }
 
-    fn admit(&self, stream: UnixStream) -> Result<Conn, PeerError> {
-        // Counted before anything is opened for it: who comes too often costs next to nothing.
+    fn admit(&self, stream: net::UnixStream) -> Result<Conn, PeerError> {
+        // Counted before anything is done for it: who comes too often costs next to nothing.
         let uid = Peer::uid_of(stream.as_fd())?;
         let limits = *self.limits.borrow();
         let slot = self.slots.take(uid, &limits).map_err(|full| {
@@ -74,6 +92,9 @@ impl Incoming {
             PeerError::Refused
         })?;
         let peer = Peer::of(stream.as_fd(), self.namespaces)?;
+        let ready = stream.set_nonblocking(true);
+        let stream = ready.and_then(|()| UnixStream::from_std(stream));
+        let stream = stream.map_err(|error| PeerError::Io("watching the connection", error))?;
         let complaints = Arc::clone(&self.complaints);
         Conn::new(stream, peer, slot, self.check, &limits, complaints)
             .map_err(|error| PeerError::Io("watching the process", error))
@@ -101,8 +122,8 @@ impl Stream for Incoming {
                 ready!(pause.as_mut().poll(cx));
                 this.pause = None;
             }
-            let error = match ready!(this.listener.poll_accept(cx)) {
-                Ok((stream, _)) => match this.admit(stream) {
+            let error = match ready!(this.poll_accept(cx)) {
+                Ok(stream) => match this.admit(stream) {
                     Ok(conn) => return Poll::Ready(Some(Ok(conn))),
                     Err(PeerError::Io(_, error)) if sort(&error) == Verdict::Wait => error,
                     Err(reason) => {

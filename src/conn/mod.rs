@@ -270,8 +270,8 @@ impl AsyncRead for Conn {
     deprecated,
     reason = "the other way is unsafe, for descriptors that may be closed meanwhile; an owned one cannot"
 )]
-fn watch(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    AsyncFd::with_interest(pidfd, Interest::READABLE)
+fn watch<T: AsRawFd>(owned: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(owned, Interest::READABLE)
 }
 
 /// One read with the word of the kernel on who wrote it.

@@ -2,16 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
+use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
+use crate::sys;
 
 /// Descriptors that the agent needs for itself: sockets, the store, files that it writes, and the
 /// looks at processes.
 const OWN_DESCRIPTORS: u64 = 40;
 /// Descriptors of one connection: its socket and its process.
 const PER_CONNECTION: u64 = 2;
+
+/// How often memory is looked after.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// Connections whose memory is worth giving back.
+const WORTH_TIDYING: usize = 64;
 
 /// Counts the connections there are.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +29,8 @@ pub struct Slots(Arc<Mutex<Taken>>);
 struct Taken {
     all: usize,
     by_uid: HashMap<u32, usize>,
+    /// The most there were since memory was given back.
+    most: usize,
 }
 
 /// A place that is taken until this is dropped.
@@ -52,12 +62,31 @@ impl Slots {
             return Err(Full::All);
         }
         taken.all += 1;
+        taken.most = taken.most.max(taken.all);
         taken.by_uid.insert(uid, own + 1);
         drop(taken);
         Ok(Slot {
             slots: self.clone(),
             uid,
         })
+    }
+
+    /// Gives the memory of connections that are gone back to the system, until `stop`: a flood of
+    /// them leaves more behind than the agent ever needs otherwise.
+    pub async fn tidy(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TIDY_EVERY) => {}
+            }
+            let mut taken = self.taken();
+            let gone = taken.most.saturating_sub(taken.all);
+            if gone >= WORTH_TIDYING {
+                taken.most = taken.all;
+                drop(taken);
+                sys::trim_memory();
+            }
+        }
     }
 
     /// How many connections there are.
