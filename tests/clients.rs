@@ -63,3 +63,51 @@ with WorkloadApiClient("unix://" + sys.argv[1]) as client:
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).trim(), "spiffe://example.org/me");
 }
+
+#[test]
+fn the_grpc_package_of_node_fetches_and_validates() {
+    if !have(&[Need::Node]) {
+        return;
+    }
+    let sandbox = Sandbox::with_entry("RS256");
+    let _agent = sandbox.start();
+    // Messages by hand, so that nothing but the client library is needed.
+    let script = r#"
+const grpc = require('@grpc/grpc-js');
+const field = (number, text) => {
+  const bytes = Buffer.from(text);
+  const length = bytes.length < 128 ? [bytes.length] : [bytes.length & 127 | 128, bytes.length >> 7];
+  return Buffer.concat([Buffer.from([number << 3 | 2, ...length]), bytes]);
+};
+const client = new grpc.Client('unix://' + process.argv[2], grpc.credentials.createInsecure());
+const metadata = new grpc.Metadata();
+metadata.set('workload.spiffe.io', 'true');
+const same = (bytes) => bytes;
+const call = (name, message) => new Promise((resolve, reject) => client.makeUnaryRequest(
+  '/SpiffeWorkloadAPI/' + name, same, same, message, metadata,
+  (error, reply) => error ? reject(error) : resolve(reply)));
+(async () => {
+  const reply = (await call('FetchJWTSVID', field(1, 'test'))).toString('latin1');
+  const token = reply.match(/eyJ[\w-]+\.[\w-]+\.[\w-]+/)[0];
+  const valid = await call('ValidateJWTSVID', Buffer.concat([field(1, 'test'), field(2, token)]));
+  console.log(valid.toString('latin1').match(/spiffe:[\w:\/.]+me/)[0]);
+  const stream = client.makeServerStreamRequest(
+    '/SpiffeWorkloadAPI/FetchJWTBundles', same, same, Buffer.alloc(0), metadata);
+  stream.on('error', () => {});
+  stream.on('data', (message) => {
+    if (!message.toString('latin1').includes('"kid"')) throw new Error('no keys');
+    process.exit(0);
+  });
+})().catch((error) => { console.error(error); process.exit(1); });
+"#;
+    let file = sandbox.path("client.js");
+    std::fs::write(&file, script).unwrap();
+    let output = Command::new("node")
+        .arg(file)
+        .arg(sandbox.socket())
+        .env("NODE_PATH", common::node_modules())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).trim(), "spiffe://example.org/me");
+}

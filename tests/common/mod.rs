@@ -23,6 +23,8 @@ pub enum Need {
     Python,
     /// An nginx to serve the webroot.
     Nginx,
+    /// Node with @grpc/grpc-js.
+    Node,
     /// strace, to make system calls fail or kill.
     Strace,
 }
@@ -33,6 +35,9 @@ pub fn have(needs: &[Need]) -> bool {
         let missing = match need {
             Need::Root if !nix::unistd::geteuid().is_root() => "root",
             Need::Python if python().is_none() => "Python with the packages spiffe and PyJWT",
+            Need::Node if !node_modules().join("@grpc/grpc-js").exists() => {
+                "Node with the package @grpc/grpc-js"
+            }
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             _ => continue,
@@ -64,6 +69,11 @@ pub fn python() -> Option<&'static Path> {
         usable.then_some(path)
     };
     PYTHON.get_or_init(find).as_deref()
+}
+
+/// Where `.ci/run` puts packages of Node.
+pub fn node_modules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-node/node_modules")
 }
 
 /// The binary under test, where users other than root can execute it too.
