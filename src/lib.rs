@@ -38,6 +38,8 @@ mod conn;
 mod durable;
 mod duration;
 mod entry;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod issue;
 mod issuer;
 mod jose;

@@ -32,23 +32,19 @@ pub struct Limits {
     pub request_timeout: Option<Duration>,
 }
 
-#[cfg(test)]
-pub mod tests {
-    use super::*;
-
-    /// Limits for tests, all of them off.
-    pub const LIMITS: Limits = Limits {
-        connections: usize::MAX,
-        connections_per_uid: usize::MAX,
-        streams_per_connection: usize::MAX,
-        bundle_streams_per_pid: usize::MAX,
-        audiences: usize::MAX,
-        audience_bytes: usize::MAX,
-        request_bytes: usize::MAX,
-        header_list_bytes: usize::MAX,
-        signatures_per_second_per_uid: usize::MAX,
-        calls_per_second_per_uid: usize::MAX,
-        preface_timeout: None,
-        request_timeout: None,
-    };
-}
+/// No limit at all, for tests.
+#[cfg(any(test, fuzzing))]
+pub const NONE: Limits = Limits {
+    connections: usize::MAX,
+    connections_per_uid: usize::MAX,
+    streams_per_connection: usize::MAX,
+    bundle_streams_per_pid: usize::MAX,
+    audiences: usize::MAX,
+    audience_bytes: usize::MAX,
+    request_bytes: usize::MAX,
+    header_list_bytes: usize::MAX,
+    signatures_per_second_per_uid: usize::MAX,
+    calls_per_second_per_uid: usize::MAX,
+    preface_timeout: None,
+    request_timeout: None,
+};

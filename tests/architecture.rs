@@ -44,6 +44,7 @@ const FLOORS: [&[&str]; 6] = [
         "reload",
         "agent",
         "cli",
+        "fuzz",
     ],
 ];
 

@@ -323,3 +323,24 @@ impl AsyncWrite for Conn {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+/// For `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub mod fuzz {
+    use super::authority::AuthorityRewriter;
+
+    /// What comes out when bytes come in pieces of a size.
+    pub fn pass(bytes: &[u8], size: usize) -> Vec<u8> {
+        let mut rewriter = AuthorityRewriter::default();
+        let mut out = Vec::with_capacity(bytes.len());
+        for piece in bytes.chunks(size) {
+            let mut chunk = piece.to_vec();
+            let mut ready = Vec::new();
+            let passed = rewriter.take(&mut chunk, &mut ready);
+            out.extend(ready);
+            out.extend_from_slice(chunk.get(..passed).unwrap_or_default());
+        }
+        out.extend(rewriter.finish());
+        out
+    }
+}

@@ -130,14 +130,14 @@ fn within_descriptors(limits: &Limits) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::tests::LIMITS;
+    use crate::limits::NONE;
 
     #[test]
     fn places_are_limited_for_each_user_and_for_all_and_given_back() {
         let limits = Limits {
             connections: 3,
             connections_per_uid: 2,
-            ..LIMITS
+            ..NONE
         };
         let slots = Slots::default();
         let first = slots.take(1, &limits).unwrap();
@@ -156,7 +156,7 @@ mod tests {
         let limits = Limits {
             connections: usize::MAX,
             connections_per_uid: usize::MAX,
-            ..LIMITS
+            ..NONE
         };
         let (all, one) = within_descriptors(&limits);
         assert!(one < all && one > 0);

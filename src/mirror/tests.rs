@@ -86,7 +86,7 @@ fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
             Arc::clone(&authority),
             Arc::new(crate::metrics::Metrics::new()),
             Arc::clone(&clock),
-            watch::channel(crate::limits::tests::LIMITS).1,
+            watch::channel(crate::limits::NONE).1,
         )
         .unwrap(),
     );

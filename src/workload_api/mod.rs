@@ -184,3 +184,9 @@ impl From<Refusal> for Status {
         }
     }
 }
+
+/// For `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub mod fuzz {
+    pub use super::service::fuzz_request as request;
+}

@@ -240,6 +240,27 @@ fn parse_audiences(texts: &[String], limits: &Limits) -> Result<Vec<Audience>, R
     parsed.or_else(|error: crate::entry::AudienceError| refuse(error.to_string()))
 }
 
+/// For `crate::fuzz`: any bytes as each of the requests.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_request(bytes: &[u8]) {
+    use prost::Message;
+
+    let limits = Limits {
+        audiences: 16,
+        audience_bytes: 1024,
+        ..crate::limits::NONE
+    };
+    if let Ok(request) = JwtsvidRequest::decode(bytes) {
+        let _ = parse_requested_id(&request.spiffe_id);
+        if let Ok(audiences) = parse_audiences(&request.audience, &limits) {
+            assert!((1..=16).contains(&audiences.len()));
+            let sound = |text: &str| (1..=1024).contains(&text.len());
+            assert!(audiences.iter().all(|audience| sound(audience.as_str())));
+        }
+    }
+    let _ = ValidateJwtsvidRequest::decode(bytes);
+}
+
 fn parse_requested_id(text: &str) -> Result<Option<SpiffeId>, Refusal> {
     if text.is_empty() {
         return Ok(None);
