@@ -183,7 +183,11 @@ fn hello() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_end_the_connection_that_makes_them() {
-    let sandbox = Sandbox::with_entry("ES256");
+    // A connection without a request would otherwise end before its flood does.
+    let sandbox = Sandbox::new("");
+    let patient = "limits {\n  request_timeout = \"0s\"\n}\n".to_owned();
+    let issuer = issuer("main", "https://localhost", "ES256");
+    sandbox.configure(&(patient + &issuer + &own_entry()));
     let agent = sandbox.start();
     served(&sandbox.socket()).await;
     let before = resident(&agent);
