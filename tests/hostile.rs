@@ -291,15 +291,7 @@ fn a_process_that_writes_to_the_connection_of_another_gets_nothing() {
     }
     let sandbox = Sandbox::with_entry("ES256");
     let agent = sandbox.start();
-    let call = wire::bytes(
-        &wire::headers("localhost", "/SpiffeWorkloadAPI/FetchJWTSVID"),
-        wire::Cut::Whole,
-    );
-    let hex: String = call
-        .concat()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = wire::hex("/SpiffeWorkloadAPI/FetchJWTSVID");
     // The parent connects and lives on; the child writes.
     let script = "
 import os, socket, sys

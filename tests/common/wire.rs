@@ -157,6 +157,12 @@ pub fn bytes(block: &[u8], cut: Cut) -> Vec<Vec<u8>> {
     }
 }
 
+/// The bytes of a call in hexadecimal, for a script to send.
+pub fn hex(path: &str) -> String {
+    let call = bytes(&headers("localhost", path), Cut::Whole).concat();
+    call.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Makes a call and gives everything that comes back until its end, a character for each byte.
 pub fn call(socket: &Path, block: &[u8]) -> String {
     call_cut(socket, block, Cut::Whole)

@@ -150,15 +150,7 @@ async fn c63_a_slow_reader_holds_up_nobody() {
         return;
     }
     let house = House::usual().await;
-    let calls = crate::wire::bytes(
-        &crate::wire::headers("localhost", "/SpiffeWorkloadAPI/FetchJWTBundles"),
-        crate::wire::Cut::Whole,
-    );
-    let hex: String = calls
-        .concat()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = crate::wire::hex("/SpiffeWorkloadAPI/FetchJWTBundles");
     let script = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(bytes.fromhex(sys.argv[2])); print('sent', flush=True); time.sleep(600)";
     let mut slow = Command::new(crate::common::python().unwrap())
         .args(["-c", script])
