@@ -1,12 +1,11 @@
 //! What was given to whom: an event in the log, of its own target, for each token issued and each
 //! caller refused, and the last few for whoever asks. Tokens are named by a part of their hash.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
-
-use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::clock::Clock;
 use crate::entry::{Audience, Entry};
@@ -14,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerError};
 use crate::quiet::Quiet;
 use crate::selector::SelectorSet;
+use crate::spiffe_id::SpiffeId;
 use crate::svid::{AudienceClaim, JwtSvid};
 
 /// The target of the events.
@@ -33,6 +33,35 @@ pub struct Seen {
     pub outcome: String,
 }
 
+/// As [`Seen`], put into words only when somebody asks.
+#[derive(Debug)]
+struct Call {
+    at: SystemTime,
+    pid: i32,
+    uid: u32,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Issued(SpiffeId),
+    Refused(Cow<'static, str>),
+}
+
+impl Call {
+    fn tell(&self) -> Seen {
+        Seen {
+            at: self.at,
+            pid: self.pid,
+            uid: self.uid,
+            outcome: match &self.outcome {
+                Outcome::Issued(id) => id.to_string(),
+                Outcome::Refused(reason) => format!("refused: {reason}"),
+            },
+        }
+    }
+}
+
 /// Keeps the record.
 #[derive(Debug)]
 pub struct Audit {
@@ -40,7 +69,7 @@ pub struct Audit {
     clock: Arc<dyn Clock>,
     /// Beginnings of selectors that may be told.
     shown: RwLock<Vec<String>>,
-    recent: Mutex<VecDeque<Seen>>,
+    recent: Mutex<VecDeque<Call>>,
     /// Refusals by user and reason.
     refusals: Quiet<(u32, &'static str)>,
 }
@@ -82,12 +111,12 @@ impl Audit {
             spiffe_id = %svid.spiffe_id,
             audience = ?texts(audience),
             kid = &*svid.kid,
-            token = fingerprint(svid.token.reveal()),
+            token = svid.token.fingerprint(),
             jti = svid.jti,
             "token issued"
         );
         self.metrics.issued(&entry.id);
-        self.remember(peer, svid.spiffe_id.to_string());
+        self.remember(peer, Outcome::Issued(svid.spiffe_id.clone()));
     }
 
     /// A token was written to a file.
@@ -100,7 +129,7 @@ impl Audit {
             spiffe_id = %svid.spiffe_id,
             audience = ?texts(audience.as_slice()),
             kid = &*svid.kid,
-            token = fingerprint(svid.token.reveal()),
+            token = svid.token.fingerprint(),
             jti = svid.jti,
             "token written"
         );
@@ -131,7 +160,7 @@ impl Audit {
             );
         }
         self.metrics.refused(reason);
-        self.remember(peer, format!("refused: {reason}"));
+        self.remember(peer, Outcome::Refused(reason.into()));
     }
 
     /// A caller could not be told, or is no longer the process that connected.
@@ -150,7 +179,7 @@ impl Audit {
             );
         }
         self.metrics.attestation_failed();
-        self.remember(peer, format!("refused: {error}"));
+        self.remember(peer, Outcome::Refused(error.to_string().into()));
     }
 
     fn shown(&self, found: &SelectorSet) -> Vec<String> {
@@ -165,15 +194,15 @@ impl Audit {
     /// The last callers, the newest first.
     pub fn recent(&self) -> Vec<Seen> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().rev().cloned().collect()
+        recent.iter().rev().map(Call::tell).collect()
     }
 
-    fn remember(&self, peer: &Peer, outcome: String) {
+    fn remember(&self, peer: &Peer, outcome: Outcome) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == MAX_RECENT {
             recent.pop_front();
         }
-        recent.push_back(Seen {
+        recent.push_back(Call {
             at: self.clock.now(),
             pid: peer.pid(),
             uid: peer.uid(),
@@ -184,13 +213,6 @@ impl Audit {
 
 fn texts(audiences: &[Audience]) -> Vec<&str> {
     audiences.iter().map(Audience::as_str).collect()
-}
-
-/// The first 16 hexadecimal digits of the SHA-256 of a token: enough to find it again.
-fn fingerprint(token: &str) -> String {
-    let hash = digest(&SHA256, token.as_bytes());
-    let start = hash.as_ref().first_chunk().copied().unwrap_or_default();
-    format!("{:016x}", u64::from_be_bytes(start))
 }
 
 #[cfg(test)]
@@ -214,10 +236,10 @@ mod tests {
         let audit = Audit::new(Arc::new(Metrics::new()), Arc::new(FakeClock::at(1)));
         let peer = this_process();
         for number in 0..20 {
-            audit.remember(&peer, number.to_string());
+            audit.remember(&peer, Outcome::Refused(number.to_string().into()));
         }
         let recent = audit.recent();
         assert_eq!(recent.len(), MAX_RECENT);
-        assert_eq!(recent[0].outcome, "19");
+        assert_eq!(recent[0].outcome, "refused: 19");
     }
 }

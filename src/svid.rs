@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -106,7 +107,10 @@ pub fn signing_input(key: &Jwk, subject: Subject<'_>, validity: Validity) -> Str
 
 /// A token that somebody may use: it never prints itself.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Token {
+    text: String,
+    fingerprint: u64,
+}
 
 impl Token {
     /// Joins what was signed and the signature.
@@ -114,12 +118,22 @@ impl Token {
         let mut token = signing_input;
         token.push('.');
         token.push_str(&encode_base64url(signature));
-        Self(token)
+        let hash = digest(&SHA256, token.as_bytes());
+        let start = hash.as_ref().first_chunk().copied().unwrap_or_default();
+        Self {
+            text: token,
+            fingerprint: u64::from_be_bytes(start),
+        }
     }
 
     /// The token itself, to be handed to its owner and to nobody else.
     pub fn reveal(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The first 16 hexadecimal digits of its SHA-256: enough to find it again.
+    pub fn fingerprint(&self) -> String {
+        format!("{:016x}", self.fingerprint)
     }
 }
 

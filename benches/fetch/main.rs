@@ -267,10 +267,10 @@ impl Place {
         }
         put("# signatures_per_second_per_uid = 500", limit);
         fs::write(home.config(), config).expect("a configuration");
-        let agent = home.start();
-        if let Some(core) = core {
-            pin(agent.pid(), core);
-        }
+        let agent = match core {
+            Some(core) => on_core(core, || home.start()),
+            None => home.start(),
+        };
         Running { agent, _home: home }
     }
 
@@ -355,10 +355,10 @@ fn pinned(core: Option<usize>) -> Command {
     command
 }
 
-/// Puts all threads of a process on one core.
-fn pin(pid: u32, core: usize) {
+/// Puts all threads of a process on these cores.
+fn pin(pid: u32, cores: &str) {
     let done = Command::new("taskset")
-        .args(["-a", "-c", "-p", &core.to_string(), &pid.to_string()])
+        .args(["-a", "-c", "-p", cores, &pid.to_string()])
         .stdout(Stdio::null())
         .status();
     assert!(done.is_ok_and(|status| status.success()), "taskset failed");
@@ -389,23 +389,22 @@ fn median(mut all: Vec<f64>) -> f64 {
 /// What a bare signature over a token takes, in microseconds; on one core, as the figures that it
 /// is compared with.
 fn signature() -> f64 {
-    pin(std::process::id(), 0);
     let key = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
     let (random, mut signature) = (SystemRandom::new(), vec![0; 256]);
-    let times = (0..3000).map(|_| {
+    let mut sign = |_| {
         let start = Instant::now();
         key.sign(&RSA_PKCS1_SHA256, &random, &[b'x'; 329], &mut signature)
             .expect("a signature");
         start.elapsed().as_secs_f64() * 1e6
-    });
-    let median = median(times.collect());
-    let all = format!(
-        "0-{}",
-        std::thread::available_parallelism().map_or(1, usize::from)
-    );
-    let _ = Command::new("taskset")
-        .args(["-a", "-c", "-p", &all, &std::process::id().to_string()])
-        .stdout(Stdio::null())
-        .status();
-    median
+    };
+    on_core(0, || median((0..3000).map(&mut sign).collect()))
+}
+
+/// Does something on one core; a process that it starts stays there.
+fn on_core<T>(core: usize, work: impl FnOnce() -> T) -> T {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    pin(std::process::id(), &core.to_string());
+    let done = work();
+    pin(std::process::id(), &format!("0-{}", cores - 1));
+    done
 }

@@ -51,9 +51,8 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     harden()?;
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .max(2);
+    // On a single core a second thread would only take turns with the first.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()

@@ -5,10 +5,11 @@ pub mod accept;
 mod authority;
 mod conduct;
 mod hpack;
+mod outbox;
 pub mod slots;
 
 use std::future::Future;
-use std::io::{self, ErrorKind, IoSliceMut};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::authority::AuthorityRewriter;
 use self::conduct::Heard;
+use self::outbox::Outbox;
 use self::slots::Slot;
 use crate::limits::Limits;
 use crate::peer::Peer;
@@ -31,8 +33,9 @@ use crate::quiet::Quiet;
 /// How long a connection that is not read any more may still answer.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// The most bytes that one read takes.
-const MAX_READ: usize = 16 * 1024;
+/// The most bytes that one read takes. They pass over the stack, so that the buffers of idle
+/// connections are memory that was never touched.
+const MAX_READ: usize = 4 * 1024;
 
 /// Whom the bytes on a connection must come from (`peer_check`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,7 @@ pub struct Conn {
     /// When a refused connection ends.
     end: Option<Pin<Box<Sleep>>>,
     complaints: Complaints,
+    outbox: Outbox,
     _slot: Slot,
 }
 
@@ -135,6 +139,7 @@ impl Conn {
             patience: Patience::new(limits),
             end: None,
             complaints,
+            outbox: Outbox::default(),
             _slot: slot,
         })
     }
@@ -153,11 +158,12 @@ impl Conn {
         if self.check == PeerCheck::Connection {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
+        let mut space = [0; MAX_READ];
         let room = buf.remaining().min(MAX_READ);
+        let space = space.get_mut(..room).unwrap_or_default();
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             let fd = self.stream.as_raw_fd();
-            let space = buf.initialize_unfilled_to(room);
             let credentials = &mut self.credentials;
             let mut received = None;
             let tried = self.stream.try_io(Interest::READABLE, || {
@@ -174,7 +180,7 @@ impl Conn {
                 (Some((0, _)), _) => return Poll::Ready(Ok(())),
                 (Some((length, sender)), _) => {
                     self.check_sender(sender)?;
-                    buf.advance(length);
+                    buf.put_slice(space.get(..length).unwrap_or_default());
                     return Poll::Ready(Ok(()));
                 }
                 (None, Err(error)) if error.kind() == ErrorKind::WouldBlock => {}
@@ -227,6 +233,7 @@ impl AsyncRead for Conn {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.outbox.poll_put_off(&mut this.stream, cx)?;
         if this.peer.is_refused() {
             // Nothing more comes in, and what was answered gets a moment to go out.
             let end = this.end.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
@@ -300,27 +307,31 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        this.outbox.poll_put(&mut this.stream, cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        self.get_mut().outbox.flush(cx);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.outbox.poll_send(&mut this.stream, cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
 

@@ -35,6 +35,10 @@ use crate::selector::SelectorSet;
 use crate::spiffe_id::SpiffeId;
 use crate::svid::{AudienceClaim, validate};
 
+/// How long the answer takes to a caller who asks for too much: one who asks again at once would
+/// otherwise cost others more than what he is refused.
+const TOO_MANY_PAUSE: Duration = Duration::from_millis(20);
+
 /// What the operator decides about the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -94,6 +98,9 @@ impl Parts {
     ) -> Result<T, Status> {
         let result = AssertUnwindSafe(call).catch_unwind().await;
         let result = result.unwrap_or(Err(Refusal::Internal));
+        if let Err(Refusal::TooMany(_)) = result {
+            tokio::time::sleep(TOO_MANY_PAUSE).await;
+        }
         let result = result.map_err(Status::from);
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
         let name = if code == Code::Ok {
