@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::facts_http::{self, FactsAddress, FactsListener};
-use crate::admin::{self, AdministrationService, EntriesService, Facts, ReloadCall};
+use crate::admin::{self, AdministrationService, EntriesService, Facts, KeysService, ReloadCall};
 use crate::attest::WorkloadAttestor;
 use crate::attest::names::NameKeeper;
 use crate::audit::Audit;
@@ -29,7 +29,7 @@ use crate::peer::Namespaces;
 use crate::registry::Registry;
 use crate::registry::store::EntryStoreError;
 use crate::reload::{self, Live, Reloader};
-use crate::rotator::{IssuerSpec, RotationError, Rotator};
+use crate::rotator::{self, IssuerSpec, RotationError, Rotator};
 use crate::shutdown::{Ended, Supervisor};
 use crate::socket::{BoundSocket, SocketError};
 use crate::systemd;
@@ -101,7 +101,7 @@ impl Bound {
     /// The first part that cannot be had.
     pub async fn build(config: Config, file: Option<PathBuf>) -> Result<Self, AgentError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (store, records) = KeyStore::open(&config.data_dir, &*clock)?;
+        let (store, state, found) = KeyStore::open(&config.data_dir, &*clock)?;
         let registry = Arc::new(Registry::open(
             store.private(),
             config.rules.clone(),
@@ -110,21 +110,23 @@ impl Bound {
             Arc::clone(&clock),
         )?);
         let authority = Arc::new(Authority::new(config.trust_domain.clone()));
-        let rotator = Arc::new(Rotator::new(
-            config.issuers.clone(),
-            Arc::clone(&authority),
-            Arc::clone(&clock),
-            store,
-            records,
-        ));
-        let lacking = rotator.start_existing()?;
         let names = NameKeeper::start(registry.names()).await;
+        let metrics = Arc::new(Metrics::new());
+        let parts = rotator::Parts {
+            authority: Arc::clone(&authority),
+            clock: Arc::clone(&clock),
+            names: names.subscribe(),
+            metrics: Arc::clone(&metrics),
+            probe_interval: config.probe_interval,
+        };
+        let issuers = config.issuers.clone();
+        let rotator = Arc::new(Rotator::new(issuers, parts, store, state, found)?);
+        let lacking = rotator.start_existing()?;
         let (socket, listener) =
             BoundSocket::bind(&config.socket_path, config.socket_mode, 0o755).await?;
         let (admin_socket, admin_listener) =
             BoundSocket::bind(&config.admin_socket_path, 0o600, 0o700).await?;
         let (facts_socket, facts_listener) = listen_for_facts(config.metrics.as_ref()).await?;
-        let metrics = Arc::new(Metrics::new());
         let audit = Arc::new(Audit::new(Arc::clone(&metrics), Arc::clone(&clock)));
         audit.show_selectors(config.log_selectors.clone());
         let live = Live {
@@ -252,6 +254,9 @@ impl Bound {
             },
             stop.clone(),
         );
+        let keys_service = KeysService {
+            rotator: Arc::clone(&rotator),
+        };
         let incoming = Incoming::new(
             self.admin_listener,
             Namespaces::of_self(false),
@@ -260,7 +265,7 @@ impl Bound {
             Slots::default(),
         )?;
         tasks.spawn("administration", async move {
-            Ok(admin::serve(incoming, administration, entries, until).await?)
+            Ok(admin::serve(incoming, administration, entries, keys_service, until).await?)
         });
         let until = stop.clone();
         tasks.spawn(

@@ -80,15 +80,17 @@ impl Authority {
         })
     }
 
-    /// Whether the documents of an issuer are out.
-    pub fn publishes(&self, issuer: &str) -> bool {
-        self.published.borrow().issuers.contains_key(issuer)
-    }
-
     /// What the trust domain is verified with: the keys of all issuers. `None` before any is
     /// published.
     pub fn trusted(&self) -> Option<Trusted> {
         self.published.borrow().trusted.clone()
+    }
+
+    /// Whether tokens that a key has signed are still to be believed.
+    pub fn believes(&self, kid: &str) -> bool {
+        let published = self.published.borrow();
+        let mut keys = published.issuers.values().flat_map(|issuer| &issuer.public);
+        keys.any(|key| key.kid() == kid)
     }
 
     /// Wakes when what is published has changed.
@@ -96,34 +98,46 @@ impl Authority {
         self.published.subscribe()
     }
 
-    /// Shows others the keys of issuers, which their documents must hold by now, beside those that
-    /// are shown; chains of the same name give way.
-    pub fn add(&self, keys: &BTreeMap<Arc<str>, IssuerKeys>) {
-        let mut all = self.published.borrow().issuers.clone();
-        for (name, new) in keys {
-            let mut new = new.clone();
-            if let Some(old) = all.get(name) {
-                for (chain, key) in &old.active {
-                    new.active
-                        .entry(Arc::clone(chain))
-                        .or_insert_with(|| Arc::clone(key));
-                }
-            }
-            all.insert(Arc::clone(name), new);
-        }
-        self.replace(all);
+    /// Whose keys they are.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
     }
 
-    /// Shows others these keys and no other.
-    pub fn replace(&self, issuers: BTreeMap<Arc<str>, IssuerKeys>) {
+    /// Shows others these issuers, whose documents must hold their keys by now, and no other. Keys
+    /// of `former` issuers sign no more, but their tokens are still to be believed.
+    pub fn show(&self, issuers: BTreeMap<Arc<str>, IssuerKeys>, former: Vec<Jwk>) {
         let keys = issuers.values().flat_map(|issuer| &issuer.public).cloned();
-        let bundle = Bundle::new(self.trust_domain.clone(), keys);
-        let document = bundle.workload_jwks().into();
+        let bundle = Bundle::new(self.trust_domain.clone(), keys.chain(former));
         let trusted = (!issuers.is_empty()).then(|| Trusted {
+            document: bundle.workload_jwks().into(),
             bundle: Arc::new(bundle),
-            document,
         });
-        self.published
-            .send_replace(Arc::new(Published { issuers, trusted }));
+        self.published.send_if_modified(|shown| {
+            let new = Published { issuers, trusted };
+            let changed = !shown.is_as(&new);
+            if changed {
+                *shown = Arc::new(new);
+            }
+            changed
+        });
+    }
+}
+
+impl Published {
+    fn is_as(&self, other: &Self) -> bool {
+        let document = |all: &Self| all.trusted.as_ref().map(|trusted| trusted.document.clone());
+        self.issuers == other.issuers && document(self) == document(other)
+    }
+}
+
+impl PartialEq for IssuerKeys {
+    fn eq(&self, other: &Self) -> bool {
+        let signing = |keys: &Self| -> Vec<_> {
+            let active = keys.active.iter();
+            active
+                .map(|(chain, key)| (Arc::clone(chain), key.jwk().shared_kid()))
+                .collect()
+        };
+        self.url == other.url && self.public == other.public && signing(self) == signing(other)
     }
 }

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use crate::jose::jwk::Jwk;
 use crate::spiffe_id::TrustDomain;
 
+/// The member of a SPIFFE bundle that holds its number.
+pub const SEQUENCE: &str = "spiffe_sequence";
+
 /// The keys that may have signed for a trust domain, sorted by `kid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
@@ -30,6 +33,27 @@ impl Bundle {
     pub fn workload_jwks(&self) -> String {
         let keys: Value = self.keys.iter().map(Jwk::members).collect();
         json!({ "keys": keys }).to_string()
+    }
+
+    /// The SPIFFE bundle (SPIFFE Trust Domain and Bundle, section 4): each key with its use, and at
+    /// the top the `sequence` by which readers tell what is newer and the seconds after which they
+    /// should look again. Ends with a newline.
+    pub fn document(&self, sequence: u64, refresh_hint: u64) -> String {
+        let keys: Value = self
+            .keys
+            .iter()
+            .map(|key| {
+                let mut members = key.members();
+                members.insert("use".to_owned(), json!("jwt-svid"));
+                Value::Object(members)
+            })
+            .collect();
+        let document = json!({
+            "keys": keys,
+            SEQUENCE: sequence,
+            "spiffe_refresh_hint": refresh_hint,
+        });
+        format!("{document:#}\n")
     }
 }
 
@@ -91,6 +115,11 @@ mod tests {
             let rsa = ["e", "kid", "kty", "n"].map(str::to_owned).to_vec();
             let ec = ["crv", "kid", "kty", "x", "y"].map(str::to_owned).to_vec();
             assert!(members == rsa || members == ec, "{members:?}");
+        }
+        for members in names(&bundle.document(7, 300)) {
+            let rsa = ["e", "kid", "kty", "n", "use"].map(str::to_owned).to_vec();
+            let ec = ["crv", "kid", "kty", "use", "x", "y"].map(str::to_owned);
+            assert!(members == rsa || members == ec.to_vec(), "{members:?}");
         }
         for members in names(&oidc_jwks(&keys())) {
             let rsa = ["alg", "e", "kid", "kty", "n", "use"].map(str::to_owned);

@@ -178,8 +178,8 @@ impl Dir {
         }
     }
 
-    /// Puts `bytes` under `name` unless the file there already has them and this mode; tells whether
-    /// it wrote.
+    /// Puts `bytes` under `name` unless the file there already has them and these attributes; tells
+    /// whether it wrote.
     ///
     /// # Errors
     ///
@@ -191,10 +191,12 @@ impl Dir {
         attributes: Attributes,
         persistence: Persistence,
     ) -> io::Result<bool> {
-        let mode = |stat: FileStat| stat.st_mode & 0o7777;
-        let as_it_should = self
-            .open_regular(name)
-            .is_ok_and(|(_, stat)| mode(stat) == attributes.mode);
+        let fits = |stat: FileStat| {
+            stat.st_mode & 0o7777 == attributes.mode
+                && attributes.owner.is_none_or(|owner| owner == stat.st_uid)
+                && attributes.group.is_none_or(|group| group == stat.st_gid)
+        };
+        let as_it_should = self.open_regular(name).is_ok_and(|(_, stat)| fits(stat));
         if as_it_should && self.read(name).is_ok_and(|old| old == bytes) {
             return Ok(false);
         }
@@ -361,7 +363,8 @@ fn temporary_name() -> io::Result<String> {
     Ok(format!("{TEMPORARY_START}{digits:032x}{TEMPORARY_END}"))
 }
 
-fn is_temporary(name: &str) -> bool {
+/// Whether a name has the form of those under which files are written before they are renamed.
+pub fn is_temporary(name: &str) -> bool {
     name.strip_prefix(TEMPORARY_START)
         .and_then(|rest| rest.strip_suffix(TEMPORARY_END))
         .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))

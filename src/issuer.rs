@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+/// AWS takes no issuer of more bytes.
+pub const MAX_AWS_ISSUER: usize = 255;
+
 /// Why a text cannot be an issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum IssuerUrlError {

@@ -34,6 +34,7 @@ pub struct Metrics {
     refused: Counts,
     signing: Family<Labels, Histogram>,
     reloads: Counts,
+    activations: Counts,
     cached: Counter,
     levels: Vec<(&'static str, Levels)>,
 }
@@ -61,7 +62,7 @@ impl Rpc {
 }
 
 /// Levels, that are read when somebody asks: name and meaning.
-const LEVELS: [(&str, &str); 10] = [
+const LEVELS: [(&str, &str); 12] = [
     ("started", "Always 1, with the version and the trust domain"),
     ("uptime_in_ms", "Milliseconds since the agent started"),
     ("ready", "Whether tokens can be minted now"),
@@ -74,6 +75,14 @@ const LEVELS: [(&str, &str); 10] = [
     (
         "seconds_to_next_key",
         "Seconds that the active key is still to sign; below 0 it is overdue",
+    ),
+    (
+        "rotation_overdue_seconds",
+        "Seconds that the active key has signed beyond its lifespan; 0 where it has not",
+    ),
+    (
+        "rotation_failing_seconds",
+        "Seconds since when keys and documents of the issuer cannot be renewed; 0 where they can",
     ),
     ("token_files", "Token files that hold a token, by block"),
     (
@@ -114,6 +123,11 @@ impl Metrics {
             "reloads",
             "Reloads of the configuration, by outcome",
         );
+        let activations = counts(
+            &mut registry,
+            "key_activations",
+            "Keys that began to sign, by reason; bootstrap, recovery and taint did not wait",
+        );
         let cached = Counter::default();
         let help = "Tokens that were given out again and not signed anew";
         registry.register("jwt_svid_cached", help, cached.clone());
@@ -140,6 +154,7 @@ impl Metrics {
             refused,
             signing,
             reloads,
+            activations,
             cached,
             levels: levels.into(),
         }
@@ -198,6 +213,13 @@ impl Metrics {
     pub fn reloaded(&self, outcome: &str) {
         self.reloads
             .get_or_create(&vec![("outcome", outcome.to_owned())])
+            .inc();
+    }
+
+    /// A key began to sign.
+    pub fn activated(&self, reason: &str) {
+        self.activations
+            .get_or_create(&vec![("reason", reason.to_owned())])
             .inc();
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::file::{Account, TokenFileSpec};
+pub use self::file::TokenFileSpec;
 use self::file::{MirrorError, put, refresh_after, remove_all, retry_after};
 use crate::attest::names::Names;
 use crate::audit::Audit;
@@ -73,9 +73,11 @@ struct Scheduled {
 }
 
 /// A token that was written to its file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Written {
     file: FileId,
+    /// The key that signed it.
+    kid: Arc<str>,
     validity: Validity,
     /// When, on the clock that counts from boot.
     at: Duration,
@@ -134,8 +136,8 @@ impl Mirror {
                 () = tokio::time::sleep(self.pause()) => {}
                 Ok(()) = self.sources.files.changed() => self.adopt().await,
                 Ok(()) = self.sources.registry.changed() => self.adopt().await,
-                // New keys or names may be what the failed ones wait for.
-                Ok(()) = changes.changed() => self.retry_failed(),
+                Ok(()) = changes.changed() => self.follow_keys(),
+                // New names may be what the failed ones wait for.
                 Ok(()) = self.sources.names.changed() => self.retry_failed(),
             }
         }
@@ -205,7 +207,7 @@ impl Mirror {
         let status = |file: &Scheduled| FileStatus {
             path: file.spec.path.clone(),
             entry: Arc::clone(&file.spec.entry),
-            validity: file.written.map(|written| written.validity),
+            validity: file.written.as_ref().map(|written| written.validity),
             error: file.error.clone(),
         };
         let all: Vec<_> = self.files.iter().map(status).collect();
@@ -238,7 +240,7 @@ impl Mirror {
         };
         let path = spec.path.display();
         match result {
-            Ok((validity, written)) => {
+            Ok((validity, kid, written)) => {
                 if std::mem::take(&mut file.complained) {
                     tracing::info!(%path, "the token file is written again");
                 }
@@ -247,6 +249,7 @@ impl Mirror {
                 file.due = now + refresh_after(&spec, validity.life());
                 file.written = Some(Written {
                     file: written,
+                    kid,
                     validity,
                     at: now,
                 });
@@ -265,13 +268,13 @@ impl Mirror {
         }
     }
 
-    /// Writes a token; tells when it holds and which file it is.
+    /// Writes a token; tells when it holds, which key signed it and which file it is.
     async fn write(
         &self,
         spec: &Arc<TokenFileSpec>,
         order: &Order,
         svid: JwtSvid,
-    ) -> Result<(Validity, FileId), MirrorError> {
+    ) -> Result<(Validity, Arc<str>, FileId), MirrorError> {
         let names = Arc::clone(&self.sources.names.borrow());
         let (validity, file) = (svid.validity, Arc::clone(spec));
         let token = svid.token.clone();
@@ -280,7 +283,7 @@ impl Mirror {
         let file = done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
         let audit = &self.sources.audit;
         audit.written(&spec.path, &spec.entry, &order.audience, &svid);
-        Ok((validity, file))
+        Ok((validity, svid.kid, file))
     }
 
     fn pause(&self) -> Duration {
@@ -294,7 +297,7 @@ impl Mirror {
     fn notice_clock_steps(&mut self) {
         let (wall, boot) = (self.clock.now(), self.clock.since_boot());
         for file in &mut self.files {
-            if let Some(written) = file.written {
+            if let Some(written) = &file.written {
                 let expected = written.validity.issued_at + boot.saturating_sub(written.at);
                 let step = expected
                     .duration_since(wall)
@@ -304,6 +307,19 @@ impl Mirror {
                 }
             }
         }
+    }
+
+    /// A token whose key is not published any more is of no use. New keys may be what the failed
+    /// files wait for.
+    fn follow_keys(&mut self) {
+        for file in &mut self.files {
+            let authority = &self.sources.authority;
+            let orphaned = |written: &Written| !authority.believes(&written.kid);
+            if file.written.as_ref().is_some_and(orphaned) {
+                file.due = Duration::ZERO;
+            }
+        }
+        self.retry_failed();
     }
 
     fn retry_failed(&mut self) {

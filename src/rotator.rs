@@ -1,32 +1,36 @@
-//! Brings the keys of every issuer into use, in the order durable, published, used: the key file,
-//! the record that names it, the documents that verifiers read, and only then the snapshot that
-//! signatures are made from.
+//! Turns keys over, in the order durable, published, used: the key file, the record that names it,
+//! the documents that verifiers read, and only then the snapshot that signatures are made from.
+//!
+//! What is to be done is decided by [`crate::key::plan`] alone; here it is done. Where a step
+//! fails, what signs goes on, and the step is taken again.
 
-mod disk;
+mod documents;
+mod hand;
+mod recovery;
+mod status;
+mod work;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, watch};
 
-use self::disk::{Disk, Former};
-use crate::authority::{Authority, IssuerKeys};
+use self::hand::{Hand, Tools};
+pub use self::status::KeyStatus;
+use self::status::Shown;
+use self::work::Until;
+use crate::attest::names::Names;
+use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::entry::KeyRef;
-use crate::issuer::IssuerUrl;
-use crate::jose::Algorithm;
-use crate::key::record::{KeyRecord, KeyState};
-use crate::key::signing::{KeyError, KeySpec, SigningKey};
-use crate::key::store::{KeyStore, StoreError};
+use crate::key::plan::{ChainSpec, Step};
+use crate::key::record::{KeyState, Watch};
+use crate::key::signing::KeyError;
+use crate::key::store::{Found, KeyStore, State, StoreError};
+use crate::metrics::Metrics;
 use crate::publish::webroot::{WebrootError, WebrootSpec};
-
-/// How often the ages of keys are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// How often a key past its lifespan is complained about.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
 
 /// An issuer and the keys that it is to have.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,24 +39,24 @@ pub struct IssuerSpec {
     pub name: Arc<str>,
     /// Its documents.
     pub webroot: WebrootSpec,
+    /// Whether the SPIFFE bundle of the trust domain lies beside them.
+    pub bundle: bool,
     /// Its key chains, by label.
-    pub chains: BTreeMap<Arc<str>, KeySpec>,
+    pub chains: BTreeMap<Arc<str>, ChainSpec>,
 }
 
 impl IssuerSpec {
-    /// Each of its key chains, by its full name.
-    fn keys(&self) -> impl Iterator<Item = (KeyRef, &KeySpec)> {
-        self.chains.iter().map(|(name, spec)| {
-            let chain = KeyRef {
-                issuer: Arc::clone(&self.name),
-                key: Arc::clone(name),
-            };
-            (chain, spec)
-        })
+    /// The full names of its key chains.
+    fn chain_names(&self) -> Vec<KeyRef> {
+        let named = |key: &Arc<str>| KeyRef {
+            issuer: Arc::clone(&self.name),
+            key: Arc::clone(key),
+        };
+        self.chains.keys().map(named).collect()
     }
 }
 
-/// Why an issuer has no usable keys.
+/// Why a step was not taken.
 #[derive(Debug, Error)]
 pub enum RotationError {
     /// The keys on disk cannot be used.
@@ -69,62 +73,52 @@ pub enum RotationError {
         /// What went wrong.
         source: KeyError,
     },
+    /// An operator named a key that is not there.
+    #[error("{0}")]
+    NoKey(String),
+    /// Steps lead to steps for ever: a fault of the agent.
+    #[error("issuer {0} does not come to rest")]
+    Restless(Arc<str>),
 }
 
-/// How an issuer stands.
-#[derive(Debug, Clone)]
-pub struct IssuerStatus {
-    /// Its label.
-    pub name: Arc<str>,
-    /// Its URL.
-    pub url: IssuerUrl,
-    /// Where its documents lie.
-    pub webroot: PathBuf,
-    /// Whether its documents are out, so that it can sign.
-    pub published: bool,
-    /// Its keys, in the order of their making.
-    pub keys: Vec<KeyStatus>,
-}
-
-/// How a key stands.
-#[derive(Debug, Clone)]
-pub struct KeyStatus {
-    /// Its chain.
-    pub name: Arc<str>,
-    /// Its id.
-    pub kid: String,
-    /// What it signs with.
-    pub algorithm: Algorithm,
-    /// Where it is in its life.
-    pub state: KeyState,
-    /// How long ago it began to sign.
-    pub age: Duration,
-    /// How long it is to sign.
-    pub lifespan: Duration,
-}
-
-impl KeyStatus {
-    /// Whether it signs for longer than it should.
-    pub fn is_overdue(&self) -> bool {
-        self.state == KeyState::Active && self.age > self.lifespan
-    }
+/// What became of the wish to replace a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replaced {
+    /// This key signs now.
+    By(String),
+    /// The successor takes over after this time, when verifiers have it.
+    In(Duration),
 }
 
 /// The one writer of keys.
 #[derive(Debug)]
 pub struct Rotator {
     issuers: Mutex<Vec<IssuerSpec>>,
-    authority: Arc<Authority>,
-    clock: Arc<dyn Clock>,
-    disk: Mutex<Disk>,
+    parts: Parts,
+    watch: Watch,
+    hand: Mutex<Hand>,
+    shown: Mutex<Arc<Shown>>,
+    wake: Notify,
+}
+
+/// What the rotator works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Shows keys to those who sign and believe.
+    pub authority: Arc<Authority>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Numbers of the owners of documents.
+    pub names: watch::Receiver<Arc<Names>>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// The longest pause between two tries of what fails.
+    pub probe_interval: Duration,
 }
 
 /// Issuers that are ready to be put in force.
 #[derive(Debug)]
-pub struct Prepared {
-    issuers: Vec<IssuerSpec>,
-    keys: BTreeMap<Arc<str>, IssuerKeys>,
-}
+pub struct Prepared(Vec<IssuerSpec>);
 
 impl std::fmt::Debug for dyn Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -133,112 +127,237 @@ impl std::fmt::Debug for dyn Clock {
 }
 
 impl Rotator {
-    /// With the keys that are on disk.
-    pub fn new(
-        issuers: Vec<IssuerSpec>,
-        authority: Arc<Authority>,
-        clock: Arc<dyn Clock>,
-        store: KeyStore,
-        records: Vec<KeyRecord>,
-    ) -> Self {
-        Self {
-            issuers: Mutex::new(issuers),
-            authority,
-            clock,
-            disk: Mutex::new(Disk { store, records }),
-        }
-    }
-
-    /// Publishes every issuer whose keys exist, and tells which lack some. Blocks on the disk.
+    /// With the keys that are on disk; what is damaged of them is set aside, and what can be told
+    /// of lost ones is told anew. Blocks on the disk.
     ///
     /// # Errors
     ///
-    /// The first issuer whose keys or documents cannot be used.
+    /// The keys cannot be read, or what was found out of them not be recorded.
+    pub fn new(
+        issuers: Vec<IssuerSpec>,
+        parts: Parts,
+        store: KeyStore,
+        state: State,
+        found: Found,
+    ) -> Result<Self, RotationError> {
+        let watch = store.watch().clone();
+        let hand = recovery::take_up(&issuers, &*parts.clock, store, state, found)?;
+        let rotator = Self {
+            issuers: Mutex::new(issuers),
+            parts,
+            watch,
+            hand: Mutex::new(hand),
+            shown: Mutex::default(),
+            wake: Notify::new(),
+        };
+        rotator.note(&rotator.hand());
+        Ok(rotator)
+    }
+
+    /// Brings up every issuer whose keys exist, and tells which lack some. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// The first issuer whose documents cannot be written, unless verifiers find its keys in them
+    /// all the same.
     pub fn start_existing(&self) -> Result<Vec<IssuerSpec>, RotationError> {
+        let issuers = self.issuers();
         let mut lacking = Vec::new();
-        for issuer in self.issuers() {
-            if self.disk().has_all_keys(&issuer) {
-                self.bring_up(&issuer)?;
-            } else {
-                lacking.push(issuer);
+        for issuer in &issuers {
+            let mut hand = self.hand();
+            let chains = issuer.chain_names();
+            let active: Vec<_> = chains
+                .iter()
+                .filter_map(|chain| hand.active(chain))
+                .collect();
+            if active.len() < chains.len() {
+                lacking.push(issuer.clone());
+                continue;
+            }
+            let out = issuer.webroot.kids_on_disk();
+            let found = active
+                .iter()
+                .all(|key| out.iter().any(|kid| kid == key.jwk.kid()));
+            let inspected = self.with_tools(&issuers, |tools| {
+                let inspected = hand.inspect(issuer, tools);
+                if inspected.is_err() && found {
+                    hand.bring_up(issuer, tools);
+                }
+                inspected
+            });
+            self.note(&hand);
+            match inspected {
+                Err(error) if found => drop(self.failed(&issuer.name, &error)),
+                result => result?,
             }
         }
         Ok(lacking)
     }
 
-    /// Makes the keys that an issuer lacks and publishes it. Blocks on the disk and on the making
+    /// Makes the keys that an issuer lacks and brings it up. Blocks on the disk and on the making
     /// of the keys, for which nothing is locked.
     ///
     /// # Errors
     ///
     /// What went wrong; nothing of it is in use then.
     pub fn start_new(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
-        self.make_lacking(issuer)?;
-        self.bring_up(issuer)
+        let chains = issuer.chain_names();
+        self.work_on(&issuer.name, &self.issuers(), &chains, Until::Signing)
+            .map(drop)
     }
 
-    fn make_lacking(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
-        for (chain, spec) in issuer.keys() {
-            if self.disk().usable(&chain, spec).is_some() {
-                continue;
-            }
-            tracing::info!(key = %chain, algorithm = %spec.algorithm, "making a signing key");
-            let key = SigningKey::generate(spec).map_err(|source| RotationError::Key {
-                issuer: Arc::clone(&issuer.name),
-                source,
-            })?;
-            self.disk().prepare(chain, &key, &*self.clock)?;
-        }
-        Ok(())
-    }
-
-    /// Makes ready what other issuers need: keys, then documents that hold old and new keys, then
-    /// both sets of keys for those who sign. What signs now goes on. Blocks as
-    /// [`Rotator::start_new`] does.
+    /// Makes ready what other issuers need, beside what is in force: their keys, and documents that
+    /// hold old and new ones. What signs now goes on. Blocks as [`Rotator::start_new`] does.
     ///
     /// # Errors
     ///
-    /// The first issuer that cannot be published. The documents are then again those of before;
-    /// a key that was made is used by nobody.
-    pub fn prepare(&self, issuers: Vec<IssuerSpec>) -> Result<Prepared, RotationError> {
-        for issuer in &issuers {
-            self.make_lacking(issuer)?;
-        }
-        let published = issuers.iter().try_for_each(|issuer| {
-            let public = self.disk().public_keys(&issuer.name);
-            issuer.webroot.publish(&public)
+    /// The first issuer that cannot be brought up. The documents are then again those of before.
+    pub fn prepare(&self, new: Vec<IssuerSpec>) -> Result<Prepared, RotationError> {
+        let former = self.issuers();
+        let mut all = new.clone();
+        let is_new = |old: &&IssuerSpec| new.iter().all(|issuer| issuer.name != old.name);
+        all.extend(former.iter().filter(is_new).cloned());
+        let known = self.kids();
+        let brought_up = new.iter().try_for_each(|issuer| {
+            self.work_on(&issuer.name, &all, &issuer.chain_names(), Until::Signing)
+                .map(drop)
         });
-        if let Err(error) = published {
-            for issuer in self.issuers() {
-                let public = self.disk().public_keys(&issuer.name);
-                if let Err(error) = issuer.webroot.publish(&public) {
+        if let Err(error) = brought_up {
+            self.forget(&known, &former);
+            for issuer in &former {
+                let restored = self.with_tools(&former, |tools| self.hand().inspect(issuer, tools));
+                if let Err(error) = restored {
                     tracing::error!(issuer = %issuer.name, %error, "its documents cannot be restored");
                 }
             }
-            return Err(error.into());
+            return Err(error);
         }
-        let mut keys = BTreeMap::new();
-        for issuer in &issuers {
-            let mut disk = self.disk();
-            disk.activate(issuer, Former::GoesOn, &*self.clock)?;
-            keys.insert(Arc::clone(&issuer.name), disk.signing_keys(issuer)?);
-        }
-        self.authority.add(&keys);
-        Ok(Prepared { issuers, keys })
+        Ok(Prepared(new))
     }
 
-    /// Puts prepared issuers in force: what only others needed ceases to sign and to be trusted.
-    /// Blocks on the disk.
-    pub fn settle(&self, prepared: Prepared) {
-        for issuer in &prepared.issuers {
-            let recorded = self.disk().activate(issuer, Former::Retires, &*self.clock);
-            if let Err(error) = recorded {
-                // The next start finds the same keys fit, and records it then.
-                tracing::error!(issuer = %issuer.name, %error, "retired keys cannot be recorded");
+    /// Removes the keys of chains that are not configured and that are not known: they were made in
+    /// vain, and nobody has had a token of them.
+    fn forget(&self, known: &BTreeSet<String>, issuers: &[IssuerSpec]) {
+        let mut hand = self.hand();
+        let mut keys = hand.keys().to_vec();
+        let configured = |chain: &KeyRef| {
+            let mut issuers = issuers.iter();
+            let issuer = issuers.find(|issuer| issuer.name == chain.issuer);
+            issuer.is_some_and(|issuer| issuer.chains.contains_key(&chain.key))
+        };
+        keys.retain(|key| !known.contains(key.jwk.kid()) && !configured(&key.chain));
+        for key in keys {
+            let kid = key.jwk.kid().to_owned();
+            let step = Step::Remove { kid };
+            let removed = self.with_tools(issuers, |tools| hand.take(&key.chain, &step, tools));
+            if let Err(error) = removed {
+                tracing::error!(key = %key.chain, %error, "a key that was made in vain cannot be removed yet");
             }
         }
-        self.authority.replace(prepared.keys);
-        *self.issuers.lock().unwrap_or_else(PoisonError::into_inner) = prepared.issuers;
+        self.note(&hand);
+    }
+
+    fn kids(&self) -> BTreeSet<String> {
+        let hand = self.hand();
+        hand.keys()
+            .iter()
+            .map(|key| key.jwk.kid().to_owned())
+            .collect()
+    }
+
+    /// Puts prepared issuers in force. Chains that are gone sign no longer; their keys are believed
+    /// until their tokens have ended. Blocks on the disk.
+    pub fn settle(&self, prepared: Prepared) {
+        *self.issuers.lock().unwrap_or_else(PoisonError::into_inner) = prepared.0;
+        self.round();
+        self.wake.notify_one();
+    }
+
+    /// Has the key of a chain replaced, as soon as verifiers can have its successor. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    ///
+    /// There is no such key, or the disk failed.
+    pub fn replace(&self, chain: &KeyRef) -> Result<Replaced, RotationError> {
+        let issuers = self.issuers();
+        let none = || RotationError::NoKey(format!("no key signs for {chain}"));
+        let former = {
+            let mut hand = self.hand();
+            let kid = hand.active(chain).map(|key| key.jwk.kid().to_owned());
+            let kid = kid.ok_or_else(none)?;
+            self.with_tools(&issuers, |tools| hand.replace(&kid, tools))?;
+            kid
+        };
+        let chains = std::slice::from_ref(chain);
+        self.work_on(&chain.issuer, &issuers, chains, Until::Rest)?;
+        self.wake.notify_one();
+        let hand = self.hand();
+        let active = hand.active(chain).ok_or_else(none)?;
+        if active.jwk.kid() != former {
+            return Ok(Replaced::By(active.jwk.kid().to_owned()));
+        }
+        let ready = self.with_tools(&issuers, |tools| hand.ready_in(chain, tools));
+        Ok(Replaced::In(ready.unwrap_or_default()))
+    }
+
+    /// Takes a compromised key out of use and out of every document, at once. Tells which key
+    /// signs for its chain now. Blocks on the disk, and where there is no successor on the making
+    /// of one.
+    ///
+    /// # Errors
+    ///
+    /// There is no such key, or the disk failed: where the record of it was still made, the rest is
+    /// tried again until it works.
+    pub fn taint(&self, kid: &str) -> Result<Option<String>, RotationError> {
+        let issuers = self.issuers();
+        let chain = {
+            let mut hand = self.hand();
+            let key = hand.keys().iter().find(|key| key.jwk.kid() == kid);
+            let chain = match key {
+                Some(key) if key.state() != KeyState::Tainted => key.chain.clone(),
+                _ => return Err(RotationError::NoKey(format!("there is no key {kid}"))),
+            };
+            let done = self.with_tools(&issuers, |tools| hand.taint(&chain, kid, tools));
+            self.note(&hand);
+            done?;
+            chain
+        };
+        let chains = std::slice::from_ref(&chain);
+        let done = self.work_on(&chain.issuer, &issuers, chains, Until::Rest);
+        self.wake.notify_one();
+        done?;
+        let active = self
+            .hand()
+            .active(&chain)
+            .map(|key| key.jwk.kid().to_owned());
+        Ok(active)
+    }
+
+    fn with_tools<T>(&self, issuers: &[IssuerSpec], work: impl FnOnce(&Tools<'_>) -> T) -> T {
+        let names = Arc::clone(&self.parts.names.borrow());
+        work(&Tools {
+            issuers,
+            authority: &self.parts.authority,
+            clock: &*self.parts.clock,
+            names: &names,
+            metrics: &self.parts.metrics,
+        })
+    }
+
+    /// Lets others see how the keys stand, who must not wait for the disk.
+    fn note(&self, hand: &Hand) {
+        let now = self.watch.now(&*self.parts.clock);
+        self.change_shown(|shown| {
+            shown.keys = hand.keys().to_vec();
+            shown.up = hand.up.clone();
+            shown.suspects_clock = hand.store.suspects(&now);
+        });
+    }
+
+    fn change_shown(&self, change: impl FnOnce(&mut Shown)) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut shown));
     }
 
     fn issuers(&self) -> Vec<IssuerSpec> {
@@ -248,85 +367,9 @@ impl Rotator {
             .clone()
     }
 
-    /// The keys of the issuer exist: documents first, then records, then signatures.
-    fn bring_up(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
-        let mut disk = self.disk();
-        let public = disk.public_keys(&issuer.name);
-        issuer.webroot.publish(&public)?;
-        disk.activate(issuer, Former::Retires, &*self.clock)?;
-        let keys = disk.signing_keys(issuer)?;
-        self.authority
-            .add(&BTreeMap::from([(Arc::clone(&issuer.name), keys)]));
-        tracing::info!(issuer = %issuer.name, url = %issuer.webroot.url, "issuer published");
-        Ok(())
-    }
-
-    /// How issuers and keys stand.
-    pub fn status(&self) -> Vec<IssuerStatus> {
-        let issuers = self.issuers();
-        let disk = self.disk();
-        let now = disk.store.stamp(&*self.clock);
-        let status = |issuer: &IssuerSpec| {
-            let of_issuer = disk
-                .records
-                .iter()
-                .filter(|r| r.chain.issuer == issuer.name);
-            let key = |record: &KeyRecord| KeyStatus {
-                name: Arc::clone(&record.chain.key),
-                kid: record.jwk.kid().to_owned(),
-                algorithm: record.jwk.algorithm(),
-                state: record.state(),
-                age: record
-                    .activated
-                    .as_ref()
-                    .map_or(Duration::ZERO, |at| at.age(&now)),
-                lifespan: issuer
-                    .chains
-                    .get(&record.chain.key)
-                    .map_or(Duration::ZERO, |s| s.lifespan),
-            };
-            IssuerStatus {
-                name: Arc::clone(&issuer.name),
-                url: issuer.webroot.url.clone(),
-                webroot: issuer.webroot.directory.clone(),
-                published: self.authority.publishes(&issuer.name),
-                keys: of_issuer.map(key).collect(),
-            }
-        };
-        issuers.iter().map(status).collect()
-    }
-
-    /// Looks after the keys until told to stop.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut complained: Option<tokio::time::Instant> = None;
-        loop {
-            if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-                for key in self.overdue() {
-                    tracing::warn!(
-                        kid = key.kid,
-                        age_seconds = key.age.as_secs(),
-                        lifespan_seconds = key.lifespan.as_secs(),
-                        "the signing key is past its lifespan and goes on signing"
-                    );
-                    complained = Some(tokio::time::Instant::now());
-                }
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-        }
-    }
-
-    /// The keys that sign for longer than they should.
-    fn overdue(&self) -> Vec<KeyStatus> {
-        let keys = self.status().into_iter().flat_map(|issuer| issuer.keys);
-        keys.filter(KeyStatus::is_overdue).collect()
-    }
-
-    fn disk(&self) -> std::sync::MutexGuard<'_, Disk> {
-        // Records are changed only after they are durable, so a panic leaves none half-changed.
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hand(&self) -> MutexGuard<'_, Hand> {
+        // The state changes only after it is durable, so a panic leaves none half-changed.
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

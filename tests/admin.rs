@@ -93,7 +93,7 @@ fn status_and_health_tell_the_same_to_people_and_to_programs() {
         "example.org: healthy",
         "issuer main",
         "ES256",
-        "active for",
+        "signs since",
         "1 configured, 0 created",
         "spiffe://example.org/me",
     ] {
@@ -147,6 +147,8 @@ fn the_admin_services_have_no_call_that_gives_out_a_key_or_a_token() {
         "CreateEntries",
         "UpdateEntry",
         "DeleteEntry",
+        "RotateKey",
+        "TaintKey",
     ];
     assert_eq!(calls.len(), names.len());
     for name in names {

@@ -59,6 +59,8 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("conn", "peer"),
     ("attest", "peer"),
     ("attest", "proc"),
+    ("publish", "attest"),
+    ("rotator", "attest"),
     ("rotator", "authority"),
     ("rotator", "publish"),
     ("issue", "authority"),

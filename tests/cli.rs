@@ -205,6 +205,7 @@ fn every_command_has_help_and_a_wrong_one_exits_with_2() {
         "run",
         "dev",
         "validate",
+        "check-webroot",
         "fetch-jwt",
         "validate-jwt",
         "fetch-bundle",

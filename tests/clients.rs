@@ -42,6 +42,7 @@ fn the_spiffe_package_of_python_fetches_and_validates() {
     }
     let sandbox = Sandbox::with_entry("RS256");
     let _agent = sandbox.start();
+    sandbox.settle();
     let script = r#"
 import sys
 from spiffe import TrustDomain, WorkloadApiClient
@@ -50,7 +51,7 @@ with WorkloadApiClient("unix://" + sys.argv[1]) as client:
     svid = client.fetch_jwt_svid(audience={"test"})
     bundles = client.fetch_jwt_bundles()
     bundle = bundles.get_bundle_for_trust_domain(TrustDomain("example.org"))
-    assert len(bundle.jwt_authorities) == 1, bundle.jwt_authorities
+    assert len(bundle.jwt_authorities) == 2, bundle.jwt_authorities
     valid = client.validate_jwt_svid(svid.token, "test")
     assert valid.spiffe_id == svid.spiffe_id
     print(valid.spiffe_id)

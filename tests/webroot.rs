@@ -1,14 +1,20 @@
-//! A foreign verifier, over the web: PyJWT finds the keys through discovery, from the webroot as
-//! a real nginx serves it over TLS.
+//! Foreign verifiers and the webroot: PyJWT finds the keys through discovery, as a real nginx serves
+//! them over TLS, and what is published loads in other people's libraries and tells no secret.
 
 mod common;
+#[path = "common/web.rs"]
+mod web;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use common::{
-    Agent, Need, Sandbox, entry, eventually, feed, free_port, have, issuer, python, text,
+    Agent, Need, Sandbox, entry, eventually, feed, free_port, have, issuer, node_modules, python,
+    text,
 };
+use serde_json::Value;
+use web::{Nginx, tampered};
 
 /// Verifies the token on standard input the way a relying party does.
 const VERIFY: &str = r#"
@@ -32,62 +38,6 @@ except jwt.PyJWTError as error:
     print("invalid", type(error).__name__)
 "#;
 
-/// An nginx that serves directories over TLS, each on its port.
-struct Nginx {
-    child: Child,
-}
-
-impl Nginx {
-    fn serve(sandbox: &Sandbox, roots: &[(u16, &str)]) -> Self {
-        let authority = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        fs::write(sandbox.path("ca.pem"), authority.cert.pem()).unwrap();
-        fs::write(
-            sandbox.path("key.pem"),
-            authority.signing_key.serialize_pem(),
-        )
-        .unwrap();
-        let at = |name: &str| sandbox.path(name).display().to_string();
-        let servers: String = roots
-            .iter()
-            .map(|(port, root)| {
-                format!(
-                    "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; \
-                     root {}; types {{}} default_type application/json; }}\n",
-                    at("ca.pem"), at("key.pem"), at(root)
-                )
-            })
-            .collect();
-        let conf = format!(
-            "daemon off; pid {}; error_log stderr;\nevents {{}}\nhttp {{ access_log off;\n\
-             client_body_temp_path {t}; proxy_temp_path {t}; fastcgi_temp_path {t}; uwsgi_temp_path {t}; scgi_temp_path {t};\n{servers}}}\n",
-            at("nginx.pid"),
-            t = at("nginx-temp"),
-        );
-        fs::write(sandbox.path("nginx.conf"), conf).unwrap();
-        let child = Command::new("nginx")
-            .args(["-e", "stderr", "-c", &at("nginx.conf")])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut nginx = Self { child };
-        for (port, _) in roots {
-            eventually("nginx listens", || {
-                assert!(nginx.child.try_wait().unwrap().is_none(), "nginx has ended");
-                std::net::TcpStream::connect(("127.0.0.1", *port)).ok()
-            });
-        }
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
-}
-
 /// What the relying party says.
 fn verify(sandbox: &Sandbox, issuer: &str, audience: &str, token: &str) -> String {
     let mut command = Command::new(python().unwrap());
@@ -97,14 +47,6 @@ fn verify(sandbox: &Sandbox, issuer: &str, audience: &str, token: &str) -> Strin
     let output = feed(&mut command, token);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).trim().to_owned()
-}
-
-/// The token with one bit of its signature turned over.
-fn tampered(token: &str) -> String {
-    let at = token.rfind('.').unwrap() + 10;
-    let mut bytes = token.as_bytes().to_vec();
-    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-    text(&bytes)
 }
 
 #[test]
@@ -171,5 +113,134 @@ fn tokens_of_socket_and_file_verify_through_discovery_and_forged_ones_do_not() {
                 "invalid InvalidSignatureError"
             );
         }
+    }
+}
+
+/// Loads the JWKS on standard input and shows each key as the library understood it.
+const LOAD_WITH_PYJWT: &str = r#"
+import json, sys
+import jwt
+
+for key in jwt.PyJWKSet.from_dict(json.load(sys.stdin)).keys:
+    print(key.key_id, key.algorithm_name, key.public_key_use)
+"#;
+
+/// The same: each key alone, and as it is found in the set for the header of a token.
+const LOAD_WITH_JOSE: &str = r#"
+globalThis.crypto ??= require('node:crypto').webcrypto;
+const jwks = JSON.parse(require('node:fs').readFileSync(0, 'utf8'));
+(async () => {
+  const jose = await import(require.resolve('jose'));
+  const find = jose.createLocalJWKSet(jwks);
+  for (const jwk of jwks.keys) {
+    const { kid, alg, use } = jwk;
+    for (const key of [await jose.importJWK(jwk), await find({ kid, alg })]) {
+      if (key.type !== 'public') throw new Error(`${kid} is ${key.type}`);
+    }
+    console.log(kid, alg, use);
+  }
+})().catch((error) => { console.error(error); process.exit(1); });
+"#;
+
+/// The members of a JWK that nobody but its owner may see.
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+/// The names of all members, at any depth.
+fn members(document: &Value) -> Vec<&str> {
+    match document {
+        Value::Object(object) => {
+            let names = object.keys().map(String::as_str);
+            names.chain(object.values().flat_map(members)).collect()
+        }
+        Value::Array(values) => values.iter().flat_map(members).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What the keys of a JWKS say of themselves under this name, each once.
+fn said<'a>(jwks: &'a Value, name: &str) -> BTreeSet<&'a str> {
+    let keys = jwks["keys"].as_array().unwrap().iter();
+    keys.map(|key| key[name].as_str().unwrap()).collect()
+}
+
+#[test]
+fn libraries_load_every_published_key_and_the_documents_tell_no_secret() {
+    if !have(&[Need::Python, Need::Node]) {
+        return;
+    }
+    let sandbox = Sandbox::new("");
+    let key = |name: &str, algorithm: &str| {
+        format!("  key \"{name}\" {{\n    algorithm = \"{algorithm}\"\n  }}\n")
+    };
+    let with_key = |name: &str, key: &str| {
+        let entry = entry(name, nix::unistd::geteuid().as_raw());
+        entry.replace("  selectors", &format!("  key = \"{key}\"\n  selectors"))
+    };
+    let file = format!(
+        "token_file \"{}\" {{\n  entry = \"rsa\"\n  audience = \"vault\"\n  key = \"ed\"\n}}\n",
+        sandbox.path("run/tokens/ed").display()
+    );
+    // RS256 stands last here, and has to come first in the discovery document.
+    sandbox.configure(
+        &[
+            "issuer \"main\" {\n  url = \"https://id.example.org\"\n".to_owned(),
+            key("ed", "EdDSA"),
+            key("ec", "ES256"),
+            key("rsa", "RS256"),
+            "}\n".to_owned(),
+            with_key("rsa", "rsa"),
+            with_key("ec", "ec"),
+            file,
+        ]
+        .concat(),
+    );
+    let _agent = sandbox.start();
+    let document = |name: &str| -> Value {
+        let path = sandbox.path("data/webroot/main").join(name);
+        let bytes = eventually(name, || fs::read(&path).ok());
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    let discovery = document(".well-known/openid-configuration");
+    let jwks = document("jwks.json");
+    let bundle = document("bundle.json");
+
+    for document in [&discovery, &jwks, &bundle] {
+        let told = members(document);
+        let secret = told.iter().find(|name| PRIVATE.contains(name));
+        assert_eq!(secret, None, "{document:#}");
+    }
+    assert_eq!(said(&jwks, "use"), BTreeSet::from(["sig"]));
+    assert_eq!(said(&bundle, "use"), BTreeSet::from(["jwt-svid"]));
+
+    let listed = discovery["id_token_signing_alg_values_supported"].as_array();
+    let listed: Vec<_> = listed
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    assert_eq!(listed[0], "RS256");
+    assert_eq!(listed.len(), 3, "{listed:?}");
+    let in_use = BTreeSet::from(["RS256", "ES256", "EdDSA"]);
+    assert_eq!(BTreeSet::from_iter(listed), in_use);
+    assert_eq!(said(&jwks, "alg"), in_use);
+
+    let keys = jwks["keys"].as_array().unwrap().iter();
+    let published: String = keys
+        .map(|key| {
+            let word = |name: &str| key[name].as_str().unwrap();
+            format!("{} {} {}\n", word("kid"), word("alg"), word("use"))
+        })
+        .collect();
+    let mut of_python = Command::new(python().unwrap());
+    let mut of_node = Command::new("node");
+    for command in [
+        of_python.args(["-c", LOAD_WITH_PYJWT]),
+        of_node
+            .args(["-e", LOAD_WITH_JOSE])
+            .env("NODE_PATH", node_modules()),
+    ] {
+        let output = feed(command, &jwks.to_string());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), published);
     }
 }

@@ -8,9 +8,11 @@ use tonic::{Code, Status};
 
 use crate::pb::admin::administration_client::AdministrationClient;
 use crate::pb::admin::entries_client::EntriesClient;
+use crate::pb::admin::keys_client::KeysClient;
 use crate::pb::admin::{
     CreateEntriesRequest, CreateResult, DeleteEntryRequest, Entry, EntrySpec, GetStatusRequest,
-    GetStatusResponse, ListEntriesRequest, Made, NewEntry, ReloadRequest, UpdateEntryRequest,
+    GetStatusResponse, ListEntriesRequest, Made, NewEntry, ReloadRequest, RotateKeyRequest,
+    RotateKeyResponse, TaintKeyRequest, UpdateEntryRequest,
 };
 use crate::workload_api::client::{Advice, ClientError, channel};
 
@@ -76,6 +78,48 @@ impl AdminClient {
             } else {
                 Err(reply.refused)
             })
+        })
+        .await
+    }
+
+    /// Has a key replaced as soon as it can be; the names may be empty where there is only one.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not.
+    pub async fn rotate_key(
+        &self,
+        issuer: &str,
+        key: &str,
+    ) -> Result<RotateKeyResponse, ClientError> {
+        self.in_time(async {
+            let mut stub = KeysClient::new(self.connect().await?);
+            let request = RotateKeyRequest {
+                issuer: issuer.to_owned(),
+                key: key.to_owned(),
+            };
+            Ok(stub
+                .rotate_key(request)
+                .await
+                .map_err(refused)?
+                .into_inner())
+        })
+        .await
+    }
+
+    /// Takes a compromised key out of use; tells which one signs now, if any.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not.
+    pub async fn taint_key(&self, kid: &str) -> Result<String, ClientError> {
+        self.in_time(async {
+            let mut stub = KeysClient::new(self.connect().await?);
+            let request = TaintKeyRequest {
+                kid: kid.to_owned(),
+            };
+            let reply = stub.taint_key(request).await.map_err(refused)?;
+            Ok(reply.into_inner().successor)
         })
         .await
     }

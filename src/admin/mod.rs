@@ -6,6 +6,7 @@
 pub mod client;
 mod entries;
 pub mod facts_http;
+mod keys;
 mod status;
 
 use std::sync::Arc;
@@ -15,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 pub use self::entries::EntriesService;
+pub use self::keys::KeysService;
 pub use self::status::{AdministrationService, Facts, ReloadCall};
 use crate::conn::accept::Incoming;
 use crate::pb::admin::administration_server::AdministrationServer;
 use crate::pb::admin::entries_server::EntriesServer;
+use crate::pb::admin::keys_server::KeysServer;
 use crate::peer::Peer;
 
 /// The largest request, in bytes: a batch of entries.
@@ -33,12 +36,14 @@ pub async fn serve(
     incoming: Incoming,
     administration: AdministrationService,
     entries: EntriesService,
+    keys: KeysService,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let entries = EntriesServer::new(entries).max_decoding_message_size(MAX_REQUEST_BYTES);
     let server = tonic::transport::Server::builder()
         .add_service(AdministrationServer::new(administration))
         .add_service(entries)
+        .add_service(KeysServer::new(keys))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tokio::select! {
         result = server => result,

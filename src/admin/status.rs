@@ -64,12 +64,18 @@ impl Facts {
             ready = false;
             problems.push(format!("issuer {} is not published yet", issuer.name));
         }
-        for key in keys
-            .iter()
-            .flat_map(|issuer| &issuer.keys)
-            .filter(|key| key.is_overdue())
-        {
-            problems.push(format!("key {} is past its lifespan", key.kid));
+        for issuer in &keys {
+            if let Some((reason, _)) = &issuer.trouble {
+                problems.push(format!("issuer {}: {reason}", issuer.name));
+            }
+            for key in issuer.keys.iter().filter(|key| key.overdue().is_some()) {
+                problems.push(format!("key {} is past its lifespan", key.kid));
+            }
+        }
+        if self.rotator.suspects_clock() {
+            problems.push(
+                "the wall clock lies before a time that is known to have been: set it".to_owned(),
+            );
         }
         let trouble = self.registry.trouble();
         if !trouble.is_empty() {
@@ -125,9 +131,14 @@ impl Facts {
                 .filter(|key| key.state == KeyState::Active)
             {
                 let left = key.lifespan.as_secs_f64() - key.age.as_secs_f64();
-                let labels = vec![label("issuer", &issuer.name), label("key", &key.name)];
-                levels.push(("seconds_to_next_key", labels, left));
+                let over = key.overdue().unwrap_or_default().as_secs_f64();
+                let labels = || vec![label("issuer", &issuer.name), label("key", &key.name)];
+                levels.push(("seconds_to_next_key", labels(), left));
+                levels.push(("rotation_overdue_seconds", labels(), over));
             }
+            let failing = issuer.trouble.map_or(0.0, |(_, since)| since.as_secs_f64());
+            let labels = vec![label("issuer", &issuer.name)];
+            levels.push(("rotation_failing_seconds", labels, failing));
         }
         for file in self.files.borrow().iter() {
             let labels = || vec![label("block", &file.path.to_string_lossy())];
@@ -201,6 +212,7 @@ fn show_key(key: KeyStatus) -> Key {
         state: key.state.name().to_owned(),
         age: key.age.as_secs(),
         lifespan: key.lifespan.as_secs(),
+        next_in: key.next_in.map(|left| left.as_secs()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::{Group, User};
+use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -76,6 +77,85 @@ impl Names {
     /// The wanted names of a group.
     pub fn of_group(&self, gid: u32) -> impl Iterator<Item = &str> {
         of(&self.groups, gid)
+    }
+}
+
+/// A user or a group, as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// By number.
+    Id(u32),
+    /// By name; looked up off the path of callers.
+    Name(String),
+}
+
+/// Nobody bears this name, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NoAccount {
+    /// As a user.
+    #[error("there is no user {0}")]
+    User(String),
+    /// As a group.
+    #[error("there is no group {0}")]
+    Group(String),
+}
+
+impl Account {
+    /// As [`Account::uid`], asking now for a name that was not looked up yet: for threads that may
+    /// wait for name services.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name.
+    pub fn uid_now(&self, names: &Names) -> Result<u32, NoAccount> {
+        self.uid(names).or_else(|none| match &none {
+            NoAccount::User(name) => match User::from_name(name) {
+                Ok(Some(user)) => Ok(user.uid.as_raw()),
+                _ => Err(none),
+            },
+            NoAccount::Group(_) => Err(none),
+        })
+    }
+
+    /// As [`Account::gid`], asking now as [`Account::uid_now`] does.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name.
+    pub fn gid_now(&self, names: &Names) -> Result<u32, NoAccount> {
+        self.gid(names).or_else(|none| match &none {
+            NoAccount::Group(name) => match Group::from_name(name) {
+                Ok(Some(group)) => Ok(group.gid.as_raw()),
+                _ => Err(none),
+            },
+            NoAccount::User(_) => Err(none),
+        })
+    }
+
+    /// The number of the user.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name, or none yet.
+    pub fn uid(&self, names: &Names) -> Result<u32, NoAccount> {
+        match self {
+            Self::Id(uid) => Ok(*uid),
+            Self::Name(name) => names.uid(name).ok_or_else(|| NoAccount::User(name.clone())),
+        }
+    }
+
+    /// The number of the group.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name, or none yet.
+    pub fn gid(&self, names: &Names) -> Result<u32, NoAccount> {
+        match self {
+            Self::Id(gid) => Ok(*gid),
+            Self::Name(name) => names
+                .gid(name)
+                .ok_or_else(|| NoAccount::Group(name.clone())),
+        }
     }
 }
 

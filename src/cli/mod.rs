@@ -1,9 +1,11 @@
 //! The commands: one file each, and here what they share.
 
+mod check_webroot;
 mod dev;
 mod entry;
 mod fetch_bundle;
 mod fetch_jwt;
+mod key;
 mod run;
 mod spire;
 mod status;
@@ -113,6 +115,7 @@ enum Command {
     Run(run::RunArgs),
     Dev(dev::DevArgs),
     Validate(validate::ValidateArgs),
+    CheckWebroot(check_webroot::CheckWebrootArgs),
     FetchJwt(fetch_jwt::FetchJwtArgs),
     ValidateJwt(validate_jwt::ValidateJwtArgs),
     FetchBundle(fetch_bundle::FetchBundleArgs),
@@ -120,6 +123,7 @@ enum Command {
     Health(status::HealthArgs),
     Reload(status::ReloadArgs),
     Entry(entry::EntryArgs),
+    Key(key::KeyArgs),
 }
 
 /// Which configuration.
@@ -230,6 +234,7 @@ pub fn main() -> Exit {
         Command::Run(args) => run::run(&args),
         Command::Dev(args) => dev::dev(&args),
         Command::Validate(args) => validate::validate(&args),
+        Command::CheckWebroot(args) => check_webroot::check_webroot(&args),
         Command::FetchJwt(args) => fetch_jwt::fetch_jwt(&args),
         Command::ValidateJwt(args) => validate_jwt::validate_jwt(&args),
         Command::FetchBundle(args) => fetch_bundle::fetch_bundle(&args),
@@ -237,6 +242,7 @@ pub fn main() -> Exit {
         Command::Health(args) => status::health(&args),
         Command::Reload(args) => status::reload(&args),
         Command::Entry(args) => entry::entry(&args),
+        Command::Key(args) => key::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
         // The reader of our output went away, as `head` does.
@@ -271,6 +277,11 @@ fn usage(error: &clap::Error) -> String {
         );
     }
     text
+}
+
+/// How many there are of what is called `one` or `many`.
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 /// Prints a line for the user.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::key::describe;
 use super::{AdminArgs, Exit, Outcome, OutputFormat, complain, runtime, say};
 use crate::clock::{Clock, SystemClock, from_unix_seconds, unix_seconds};
 use crate::duration::show_duration;
@@ -135,20 +136,8 @@ fn issuer_text(text: &mut String, issuer: &Issuer) {
             "  {:<8} {}  {kid}  {}",
             key.name,
             key.algorithm,
-            key_text(key)
+            describe(key)
         );
-    }
-}
-
-fn key_text(key: &Key) -> String {
-    let age = show_duration(Duration::from_secs(key.age));
-    let lifespan = show_duration(Duration::from_secs(key.lifespan));
-    match key.state.as_str() {
-        "active" if key.age > key.lifespan => {
-            format!("active for {age}, past its lifespan of {lifespan}")
-        }
-        "active" => format!("active for {age} of {lifespan}"),
-        state => state.to_owned(),
     }
 }
 
@@ -179,14 +168,8 @@ fn to_json(status: &GetStatusResponse) -> Value {
         0 => Value::Null,
         seconds => json!(super::fetch_jwt::show_time(from_unix_seconds(seconds))),
     };
-    let key = |key: &Key| {
-        json!({
-            "name": key.name, "kid": key.kid, "algorithm": key.algorithm, "state": key.state,
-            "age_seconds": key.age, "lifespan_seconds": key.lifespan,
-        })
-    };
     let issuer = |issuer: &Issuer| {
-        let keys: Vec<_> = issuer.keys.iter().map(key).collect();
+        let keys: Vec<_> = issuer.keys.iter().map(key_to_json).collect();
         json!({"name": issuer.name, "url": issuer.url, "webroot": issuer.webroot, "keys": keys})
     };
     let file = |file: &TokenFile| {
@@ -207,5 +190,14 @@ fn to_json(status: &GetStatusResponse) -> Value {
         "entries": {"configured": status.entries_configured, "created": status.entries_created},
         "token_files": status.token_files.iter().map(file).collect::<Vec<_>>(),
         "recent_callers": status.recent_callers.iter().map(caller).collect::<Vec<_>>(),
+    })
+}
+
+/// A key for programs.
+pub(super) fn key_to_json(key: &Key) -> Value {
+    json!({
+        "name": key.name, "kid": key.kid, "algorithm": key.algorithm, "state": key.state,
+        "age_seconds": key.age, "lifespan_seconds": key.lifespan,
+        "next_step_in_seconds": key.next_in,
     })
 }

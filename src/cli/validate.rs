@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigArgs, Exit, Outcome, complain, say};
+use super::{ConfigArgs, Exit, Outcome, complain, count, say};
 use crate::config::Config;
 
 /// Check the configuration and print everything that is wrong with it.
@@ -36,13 +36,6 @@ pub(super) fn validate(args: &ValidateArgs) -> Outcome {
             Config::print(path).map_err(|report| anyhow::Error::msg(report.to_string()))?;
         say(printed.trim_end())?;
     } else {
-        let count = |n: usize, what: &str, many: &str| {
-            if n == 1 {
-                format!("1 {what}")
-            } else {
-                format!("{n} {many}")
-            }
-        };
         say(format_args!(
             "{} is valid: {}, {}, {}",
             path.display(),

@@ -49,6 +49,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         runtime_dir,
         socket_path,
         max_ttl,
+        leeway: agent.duration("leeway")?,
         issuers: Vec::new(),
         entries: Vec::new(),
         names: WantedNames::default(),
@@ -65,6 +66,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
         unix,
         issuers: issuers::build(root, &mut context),
     };
+    issuers::choose_bundle_issuer(agent, &mut context);
     entries::build_entries(root, &rules, &mut context);
     let token_files = entries::build_token_files(root, &mut context);
     Some(Config {
@@ -87,6 +89,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
             _ => PeerCheck::Sender,
         },
         require_peerpidfd: agent.flag("require_peerpidfd"),
+        probe_interval: agent.duration("probe_interval")?,
         shutdown_grace: agent.duration("shutdown_grace")?,
         issuers: context.issuers,
         rules,

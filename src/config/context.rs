@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostics, Place};
 use super::hcl::Block;
-use crate::attest::names::WantedNames;
+use crate::attest::names::{Account, WantedNames};
 use crate::entry::Entry;
 use crate::registry::is_id;
 use crate::rotator::IssuerSpec;
@@ -19,6 +19,7 @@ pub struct Context<'a> {
     pub runtime_dir: PathBuf,
     pub socket_path: PathBuf,
     pub max_ttl: Duration,
+    pub leeway: Duration,
     pub issuers: Vec<IssuerSpec>,
     pub entries: Vec<Entry>,
     pub names: WantedNames,
@@ -77,6 +78,28 @@ impl Context<'_> {
             );
         }
     }
+}
+
+/// A user or a group (`kind`) that an option names.
+pub fn account(
+    block: &Block,
+    option: &str,
+    kind: &str,
+    context: &mut Context<'_>,
+) -> Option<Account> {
+    let text = block.text(option)?;
+    if let Ok(id) = text.parse() {
+        return Some(Account::Id(id));
+    }
+    if !is_id(&text.replace(['@', '+', '$', '\\', ' '], "_")) {
+        let message = format!("{text:?} is no name of a {kind}");
+        context
+            .report
+            .error(block.place_of(option), message, "write a name or a number");
+        return None;
+    }
+    context.want(kind, &text, block.place_of(option));
+    Some(Account::Name(text))
 }
 
 /// Checks the label of a block that names something.

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::context::{Context, name};
+use super::context::{Context, account, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
 use super::value::closest;
 use crate::duration::show_duration;
 use crate::entry::{Audience, Entry};
-use crate::mirror::{Account, TokenFileSpec};
-use crate::registry::is_id;
+use crate::mirror::TokenFileSpec;
 use crate::registry::rules::{EntryRequest, Fault, Rules, names};
 use crate::svid::AudienceClaim;
 
@@ -289,20 +288,4 @@ fn check_key(block: &Block, entry: &Entry, context: &mut Context<'_>) {
         let help = format!("there are {}", known.join(", "));
         context.report.error(block.place_of("key"), message, help);
     }
-}
-
-fn account(block: &Block, option: &str, kind: &str, context: &mut Context<'_>) -> Option<Account> {
-    let text = block.text(option)?;
-    if let Ok(id) = text.parse() {
-        return Some(Account::Id(id));
-    }
-    if !is_id(&text.replace(['@', '+', '$', '\\', ' '], "_")) {
-        let message = format!("{text:?} is no name of a {kind}");
-        context
-            .report
-            .error(block.place_of(option), message, "write a name or a number");
-        return None;
-    }
-    context.want(kind, &text, block.place_of(option));
-    Some(Account::Name(text))
 }

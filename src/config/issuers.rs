@@ -3,21 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::context::{Context, name};
+use super::context::{Context, account, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
+use crate::duration::show_duration;
 use crate::entry::{Claims, ReservedClaim};
-use crate::issuer::IssuerUrl;
+use crate::issuer::{IssuerUrl, MAX_AWS_ISSUER};
 use crate::jose::{Algorithm, Family};
+use crate::key::plan::{ChainSpec, RotationPolicy};
 use crate::key::signing::{KeySpec, RsaSize};
 use crate::publish::webroot::WebrootSpec;
 use crate::registry::rules::IssuerRules;
 use crate::rotator::IssuerSpec;
-
-/// AWS takes no longer issuer.
-const MAX_AWS_ISSUER: usize = 255;
 
 /// Reads all issuers.
 pub fn build(root: &Block, context: &mut Context<'_>) -> BTreeMap<Arc<str>, IssuerRules> {
@@ -62,7 +60,7 @@ pub fn build(root: &Block, context: &mut Context<'_>) -> BTreeMap<Arc<str>, Issu
             {
                 let chains = issuer.chains.iter();
                 let keys = chains
-                    .map(|(name, spec)| (Arc::clone(name), spec.algorithm))
+                    .map(|(name, spec)| (Arc::clone(name), spec.key.algorithm))
                     .collect();
                 rules.insert(Arc::clone(&issuer.name), IssuerRules { keys, claims });
                 context.issuers.push(issuer);
@@ -98,6 +96,9 @@ fn issuer(block: &Block, context: &mut Context<'_>) -> Option<IssuerSpec> {
     context.refuse_private("the webroot", &directory, block.place_of("webroot"));
     Some(IssuerSpec {
         webroot: WebrootSpec {
+            owner: account(block, "webroot_owner", "user", context),
+            group: account(block, "webroot_group", "group", context),
+            mode: block.mode("webroot_mode")?,
             jwks_uri: jwks_uri(block, &url, &jwks_path, context),
             create: directory == default,
             directory,
@@ -105,8 +106,33 @@ fn issuer(block: &Block, context: &mut Context<'_>) -> Option<IssuerSpec> {
             url,
         },
         name,
+        bundle: false,
         chains,
     })
+}
+
+/// The issuer whose webroot holds the bundle: the one that is named, or the only one.
+pub fn choose_bundle_issuer(agent: &Block, context: &mut Context<'_>) {
+    let wanted = agent.text("bundle_issuer");
+    let chosen = match (&wanted, context.issuers.len()) {
+        (None, 1) => context.issuers.first_mut(),
+        (None, _) => None,
+        (Some(name), _) => context
+            .issuers
+            .iter_mut()
+            .find(|issuer| *issuer.name == **name),
+    };
+    match (chosen, wanted) {
+        (Some(issuer), _) => issuer.bundle = true,
+        (None, None) => {}
+        (None, Some(name)) => {
+            let known: Vec<_> = context.issuers.iter().map(|issuer| &*issuer.name).collect();
+            let help = format!("there are {}", known.join(", "));
+            let message = format!("there is no issuer {name:?}");
+            let place = agent.place_of("bundle_issuer");
+            context.report.error(place, message, help);
+        }
+    }
 }
 
 /// The `claims` of an issuer.
@@ -204,7 +230,10 @@ fn jwks_uri(block: &Block, url: &IssuerUrl, path: &str, context: &mut Context<'_
     text
 }
 
-fn key_spec(block: &Block, context: &mut Context<'_>) -> Option<KeySpec> {
+/// A JWKS with more keys is a burden to verifiers, and some take no more.
+const MAX_KEYS: u128 = 16;
+
+fn key_spec(block: &Block, context: &mut Context<'_>) -> Option<ChainSpec> {
     let algorithm: Algorithm = block.text("algorithm")?.parse().ok()?;
     let bits = block.int("size")?;
     let rsa_size = RsaSize::from_bits(bits);
@@ -221,11 +250,52 @@ fn key_spec(block: &Block, context: &mut Context<'_>) -> Option<KeySpec> {
             .report
             .warning(block.place_of("size"), message, "remove it");
     }
-    Some(KeySpec {
-        algorithm,
-        rsa_size: rsa_size?,
-        lifespan: block
-            .duration("lifespan")
-            .unwrap_or(Duration::from_secs(86_400)),
+    Some(ChainSpec {
+        key: KeySpec {
+            algorithm,
+            rsa_size: rsa_size?,
+        },
+        policy: rotation_policy(block, context)?,
+    })
+}
+
+/// A successor must have been published for its margin when its predecessor is over, and the keys
+/// of the tokens that still hold must fit into the documents.
+fn rotation_policy(block: &Block, context: &mut Context<'_>) -> Option<RotationPolicy> {
+    let lifespan = block.duration("lifespan")?;
+    let publish_margin = block.duration("publish_margin")?;
+    let keep = context.max_ttl + context.leeway + publish_margin;
+    let place = if block.has("publish_margin") {
+        block.place_of("publish_margin")
+    } else {
+        block.place_of("lifespan")
+    };
+    if publish_margin >= lifespan {
+        let message = format!(
+            "publish_margin {} is not below lifespan {}",
+            show_duration(publish_margin),
+            show_duration(lifespan)
+        );
+        let help = "a key is published for the margin while its predecessor signs: lower publish_margin, or raise lifespan";
+        context.report.error(place, message, help);
+        return None;
+    }
+    let keys = 2 + keep.as_millis().div_ceil(lifespan.as_millis().max(1));
+    if keys > MAX_KEYS {
+        let message = format!(
+            "keys that sign for {} and stay for max_ttl, leeway and publish_margin ({}) would be {keys} at a time",
+            show_duration(lifespan),
+            show_duration(keep)
+        );
+        let help = format!("at most {MAX_KEYS} fit: raise lifespan, or lower max_ttl in agent");
+        context
+            .report
+            .error(block.place_of("lifespan"), message, help);
+        return None;
+    }
+    Some(RotationPolicy {
+        lifespan,
+        publish_margin,
+        keep,
     })
 }

@@ -60,6 +60,8 @@ pub struct Config {
     pub peer_check: PeerCheck,
     /// Whether kernels without `SO_PEERPIDFD` are refused.
     pub require_peerpidfd: bool,
+    /// How often at the least what failed on a disk is tried again.
+    pub probe_interval: Duration,
     /// How long calls may take to finish at the end.
     pub shutdown_grace: Duration,
     /// The issuers, in order.
@@ -139,6 +141,10 @@ impl Config {
             (
                 "require_peerpidfd",
                 self.require_peerpidfd != other.require_peerpidfd,
+            ),
+            (
+                "probe_interval",
+                self.probe_interval != other.probe_interval,
             ),
             (
                 "shutdown_grace",

@@ -120,6 +120,8 @@ static AGENT: BlockSpec = BlockSpec {
         opt("peer_check", Kind::Choice(&["sender", "connection"]), Default("\"sender\""), "Whom each byte must come from: the process that connected, or whoever holds the connection (for relays)."),
         opt("require_peerpidfd", Kind::Bool, Default("false"), "Serve nobody on kernels without SO_PEERPIDFD (Linux 6.5)."),
         opt("allow_unauthenticated_verifiers", Kind::Bool, Default("false"), "Give the bundle to callers that match no entry."),
+        opt("bundle_issuer", Kind::Text, Derived("the only issuer"), "The issuer whose webroot also holds the SPIFFE bundle of the trust domain, bundle.json."),
+        opt("probe_interval", secs(1, 300), Default("\"30s\""), "How often at the least what failed on a disk is tried again."),
         opt("shutdown_grace", secs(0, 300), Default("\"5s\""), "How long calls may take to finish when the agent stops."),
     ],
     blocks: &[],
@@ -172,6 +174,9 @@ static ISSUER: BlockSpec = BlockSpec {
     options: &[
         opt("url", Kind::Text, Required, "The iss of its tokens: https, and byte for byte what verifiers are told."),
         opt("webroot", Kind::Path, Derived("<data_dir>/webroot/<name>"), "Where its documents are written, for a web server to serve at the URL."),
+        opt("webroot_owner", Kind::Text, Derived("the agent's user"), "Owner of the documents, by name or number."),
+        opt("webroot_group", Kind::Text, Derived("the agent's group"), "Group of the documents, by name or number."),
+        opt("webroot_mode", Kind::Mode, Default("\"0644\""), "Permission bits of the documents."),
         opt("jwks_path", Kind::Text, Default("\"/jwks.json\""), "Path of the JWKS below the webroot."),
         opt("jwks_uri", Kind::Text, Derived("url + jwks_path"), "Where verifiers find the JWKS."),
         opt("claims", Kind::Object, Default("{}"), "Claims in every token of this issuer."),
@@ -187,7 +192,8 @@ static KEY: BlockSpec = BlockSpec {
     options: &[
         opt("algorithm", Kind::Choice(&["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]), Required, "RS256 is what every relying party takes; ES256 is smaller and faster; EdDSA is for token files only."),
         opt("size", Kind::Int(2048, 4096), Default("2048"), "Bits of an RSA key: 2048, 3072 or 4096."),
-        opt("lifespan", secs(1, 10 * YEAR), Default("\"24h\""), "How long a key signs; a key past it goes on, with a warning in the log."),
+        opt("lifespan", secs(1, 10 * YEAR), Default("\"24h\""), "How long a key signs; then its successor does."),
+        opt("publish_margin", secs(0, YEAR), Default("\"1h\""), "How long a key is published before it signs: as long as verifiers keep the JWKS."),
     ],
     blocks: &[],
     doc: "Keys of the issuer. A change of algorithm or size makes a new key; the old one stays published.",

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::options::{BlockSpec, Presence, ROOT};
 use super::*;
-use crate::mirror::Account;
+use crate::attest::names::Account;
 use crate::svid::AudienceClaim;
 
 const GOOD: &str = r#"

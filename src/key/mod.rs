@@ -1,5 +1,7 @@
-//! Signing keys: the keys themselves, what is recorded of them, and where both are kept.
+//! Signing keys: the keys themselves, what is recorded of them, what is to become of them, and where
+//! they are kept.
 
+pub mod plan;
 pub mod record;
 pub mod signing;
 pub mod store;

@@ -22,8 +22,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// This moment of this boot.
-    pub fn now(clock: &dyn Clock, boot_id: &str) -> Self {
+    fn now(clock: &dyn Clock, boot_id: &str) -> Self {
         let since_1970 = clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -32,16 +31,69 @@ impl Stamp {
             boot_id: boot_id.to_owned(),
         }
     }
+}
 
-    /// How long ago this was: by the clock of the boot where both fall into one, else by wall
-    /// time, and never negative.
-    pub fn age(&self, now: &Self) -> Duration {
-        let millis = if self.boot_id == now.boot_id {
-            now.boot_ms.saturating_sub(self.boot_ms)
-        } else {
-            now.wall_ms.saturating_sub(self.wall_ms)
-        };
-        Duration::from_millis(millis)
+/// Tells moments of this boot, and how long it has done so.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    boot_id: String,
+    /// When it began, since boot.
+    began: Duration,
+}
+
+impl Watch {
+    /// Begins to watch. An empty `boot_id` makes all boots one.
+    pub fn begin(clock: &dyn Clock, boot_id: String) -> Self {
+        Self {
+            boot_id,
+            began: clock.since_boot(),
+        }
+    }
+
+    /// This moment.
+    pub fn now(&self, clock: &dyn Clock) -> Now {
+        let stamp = Stamp::now(clock, &self.boot_id);
+        let watched = clock.since_boot().saturating_sub(self.began);
+        Now { stamp, watched }
+    }
+}
+
+/// This moment, as ages are counted from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Now {
+    /// The moment itself.
+    pub stamp: Stamp,
+    /// How long this agent has been running, time asleep included.
+    pub watched: Duration,
+}
+
+impl Stamp {
+    /// How long ago this was, as well as can be told: by the clock of the boot where both fall into
+    /// one. Across boots only wall time is left, which may be wrong; but what was there before the
+    /// agent started is at least as old as the agent.
+    pub fn age(&self, now: &Now) -> Duration {
+        self.age_in_boot(now)
+            .unwrap_or_else(|| self.wall_age(now).max(now.watched))
+    }
+
+    /// How long ago this was at the least, whatever the wall clock says.
+    pub fn proven_age(&self, now: &Now) -> Duration {
+        self.age_in_boot(now).unwrap_or(now.watched)
+    }
+
+    /// How long ago this was by wall time, which somebody may have set meanwhile; never negative.
+    pub fn wall_age(&self, now: &Now) -> Duration {
+        Duration::from_millis(now.stamp.wall_ms.saturating_sub(self.wall_ms))
+    }
+
+    /// Whether this is later than another moment by wall time, by more than `by`.
+    pub fn is_well_after(&self, other: &Self, by: Duration) -> bool {
+        Duration::from_millis(self.wall_ms.saturating_sub(other.wall_ms)) > by
+    }
+
+    fn age_in_boot(&self, now: &Now) -> Option<Duration> {
+        let same = self.boot_id == now.stamp.boot_id;
+        same.then(|| Duration::from_millis(now.stamp.boot_ms.saturating_sub(self.boot_ms)))
     }
 }
 
@@ -56,6 +108,8 @@ pub enum KeyState {
     Active,
     /// In the documents for the tokens that it signed.
     Retired,
+    /// Not to be believed any more, and in no document.
+    Tainted,
 }
 
 impl KeyState {
@@ -66,6 +120,7 @@ impl KeyState {
             Self::Published => "published",
             Self::Active => "active",
             Self::Retired => "retired",
+            Self::Tainted => "tainted",
         }
     }
 }
@@ -85,6 +140,13 @@ pub struct KeyRecord {
     pub activated: Option<Stamp>,
     /// When it ceased to sign.
     pub retired: Option<Stamp>,
+    /// Since when it is not to be believed: it was compromised.
+    pub tainted: Option<Stamp>,
+    /// How long it stays in the documents once it has ceased to sign: the longest that was asked
+    /// for while it signed, so that no token of it loses its key.
+    pub keep: Duration,
+    /// Whether an operator wants its successor to take over as soon as it may.
+    pub replace: bool,
 }
 
 impl KeyRecord {
@@ -97,11 +159,17 @@ impl KeyRecord {
             published: None,
             activated: None,
             retired: None,
+            tainted: None,
+            keep: Duration::ZERO,
+            replace: false,
         }
     }
 
     /// Where it stands.
     pub fn state(&self) -> KeyState {
+        if self.tainted.is_some() {
+            return KeyState::Tainted;
+        }
         match (&self.published, &self.activated, &self.retired) {
             (_, _, Some(_)) => KeyState::Retired,
             (_, Some(_), None) => KeyState::Active,
@@ -122,6 +190,9 @@ impl KeyRecord {
             published: self.published.clone(),
             activated: self.activated.clone(),
             retired: self.retired.clone(),
+            tainted: self.tainted.clone(),
+            keep_ms: u64::try_from(self.keep.as_millis()).unwrap_or(u64::MAX),
+            replace: self.replace,
         }
     }
 
@@ -141,6 +212,9 @@ impl KeyRecord {
             published: stored.published,
             activated: stored.activated,
             retired: stored.retired,
+            tainted: stored.tainted,
+            keep: Duration::from_millis(stored.keep_ms),
+            replace: stored.replace,
         })
     }
 }
@@ -156,6 +230,21 @@ pub struct StoredRecord {
     published: Option<Stamp>,
     activated: Option<Stamp>,
     retired: Option<Stamp>,
+    // Not written where they say nothing, so that the checksum of a file of version 1 holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tainted: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    keep_ms: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    replace: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]
@@ -163,18 +252,31 @@ mod tests {
     use super::*;
     use crate::clock::fake::FakeClock;
 
+    fn now(clock: &FakeClock, boot: &str, watched: u64) -> Now {
+        Now {
+            stamp: Stamp::now(clock, boot),
+            watched: Duration::from_secs(watched),
+        }
+    }
+
     #[test]
-    fn within_a_boot_ages_ignore_the_wall_clock_and_across_boots_they_are_never_negative() {
+    fn within_a_boot_ages_ignore_the_wall_clock() {
         let clock = FakeClock::at(1_000_000);
         let early = Stamp::now(&clock, "one");
         clock.advance(Duration::from_secs(10));
-        let late = Stamp::now(&clock, "one");
+        clock.set_wall(5_000_000);
+        let late = now(&clock, "one", 3);
         assert_eq!(early.age(&late), Duration::from_secs(10));
-        assert_eq!(late.age(&early), Duration::ZERO);
+        assert_eq!(early.proven_age(&late), Duration::from_secs(10));
+    }
 
-        let next_boot = Stamp::now(&FakeClock::at(1_000_100), "two");
-        assert_eq!(early.age(&next_boot), Duration::from_secs(100));
-        let dead_battery = Stamp::now(&FakeClock::at(0), "two");
-        assert_eq!(early.age(&dead_battery), Duration::ZERO);
+    #[test]
+    fn across_boots_an_age_is_wall_time_and_never_less_than_what_the_agent_saw() {
+        let early = Stamp::now(&FakeClock::at(1_000_000), "one");
+        let later = now(&FakeClock::at(1_000_100), "two", 3);
+        assert_eq!(early.age(&later), Duration::from_secs(100));
+        assert_eq!(early.proven_age(&later), Duration::from_secs(3));
+        let dead_battery = now(&FakeClock::at(0), "two", 3);
+        assert_eq!(early.age(&dead_battery), Duration::from_secs(3));
     }
 }

@@ -2,7 +2,6 @@
 //! the same time for every key; parsed once and kept.
 
 use std::fmt;
-use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsBigEndian, AsDer, EcPublicKeyUncompressedBin, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -29,8 +28,6 @@ pub struct KeySpec {
     pub algorithm: Algorithm,
     /// Size of RSA keys; without meaning for others.
     pub rsa_size: RsaSize,
-    /// How long one of them signs.
-    pub lifespan: Duration,
 }
 
 /// Sizes of RSA keys.
@@ -72,6 +69,12 @@ impl KeySpec {
                 PublicKey::Rsa { n, .. } => n.len() * 8 == self.rsa_size.bits(),
                 PublicKey::Ec { .. } | PublicKey::Ed25519 { .. } => true,
             }
+    }
+
+    /// Whether a key of another kind may go on in its place until a fitting one is ready: it can
+    /// sign the same tokens.
+    pub fn may_stand_in(&self, jwk: &Jwk) -> bool {
+        self.algorithm.is_for_jwt_svids() == jwk.algorithm().is_for_jwt_svids()
     }
 }
 
@@ -290,7 +293,6 @@ pub mod tests {
         let spec = KeySpec {
             algorithm,
             rsa_size: RsaSize::Bits2048,
-            lifespan: Duration::from_secs(60),
         };
         SigningKey::generate(&spec).unwrap()
     }

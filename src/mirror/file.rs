@@ -7,20 +7,11 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::attest::names::Names;
+use crate::attest::names::{Account, Names, NoAccount};
 use crate::durable::{Attributes, Dir, DirError, FileId, Persistence};
 use crate::entry::EntrySet;
 use crate::issue::{IssueError, Order};
 use crate::svid::AudienceClaim;
-
-/// A user or a group, as the configuration names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Account {
-    /// By number.
-    Id(u32),
-    /// By name; looked up off the path of callers.
-    Name(String),
-}
 
 /// One token file.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,12 +69,9 @@ pub enum MirrorError {
     /// Its directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirError),
-    /// Its owner is nobody.
-    #[error("there is no user {0}")]
-    NoUser(String),
-    /// Its group is none.
-    #[error("there is no group {0}")]
-    NoGroup(String),
+    /// Its owner or its group is nobody.
+    #[error(transparent)]
+    NoAccount(#[from] NoAccount),
     /// We may not give it away.
     #[error("{0}: giving a file to another user or group needs root or CAP_CHOWN and CAP_FOWNER")]
     Owner(io::Error),
@@ -127,18 +115,12 @@ pub fn put(spec: &TokenFileSpec, names: &Names, token: &[u8]) -> Result<FileId, 
     dir.sweep().map_err(MirrorError::Write)?;
     let (owner, group) = dir.owner().map_err(MirrorError::Write)?;
     let owner = match &spec.owner {
+        Some(account) => account.uid(names)?,
         None => owner,
-        Some(Account::Id(uid)) => *uid,
-        Some(Account::Name(name)) => names
-            .uid(name)
-            .ok_or_else(|| MirrorError::NoUser(name.clone()))?,
     };
     let group = match &spec.group {
+        Some(account) => account.gid(names)?,
         None => group,
-        Some(Account::Id(gid)) => *gid,
-        Some(Account::Name(name)) => names
-            .gid(name)
-            .ok_or_else(|| MirrorError::NoGroup(name.clone()))?,
     };
     let attributes = Attributes {
         mode: spec.mode,

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::attest::names::Account;
 use crate::attest::unix::UnixSpec;
 use crate::clock::fake::FakeClock;
 use crate::entry::tests::entry;
@@ -73,7 +74,7 @@ fn an_owner_that_nobody_knows_leaves_the_old_token_in_place() {
     spec.owner = Some(Account::Name("nobody-of-this-name".into()));
     assert!(matches!(
         put(&spec, &names, b"new"),
-        Err(MirrorError::NoUser(_))
+        Err(MirrorError::NoAccount(_))
     ));
     assert_eq!(fs::read(&spec.path).unwrap(), b"old");
 }
@@ -131,6 +132,7 @@ async fn a_step_of_the_wall_clock_makes_a_file_due_and_the_passing_of_time_does_
         let start = crate::clock::from_unix_seconds(1_800_000_000);
         mirror.files[0].due = due;
         mirror.files[0].written = Some(Written {
+            kid: "k".into(),
             file,
             validity: Validity::starting(start, Duration::from_secs(3600), Duration::ZERO),
             at: clock.since_boot(),
@@ -152,6 +154,7 @@ async fn a_file_whose_entry_is_gone_is_removed_if_it_is_still_the_one_that_was_w
     mirror.adopt().await;
     for (file, spec) in mirror.files.iter_mut().zip([&ours, &others]) {
         file.written = Some(Written {
+            kid: "k".into(),
             file: put(spec, &Names::default(), b"token").unwrap(),
             validity: Validity::starting(clock.now(), Duration::from_secs(60), Duration::ZERO),
             at: clock.since_boot(),

@@ -3,18 +3,19 @@
 use std::io;
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::bundle::oidc_jwks;
+use crate::attest::names::{Account, Names, NoAccount};
+use crate::bundle::{SEQUENCE, oidc_jwks};
 use crate::durable::{Attributes, Dir, DirError, Persistence};
 use crate::issuer::IssuerUrl;
 use crate::jose::jwk::Jwk;
 use crate::svid::algorithms;
 
-const DIRECTORY: &str = ".well-known";
-const DISCOVERY: &str = "openid-configuration";
-const MODE: u32 = 0o644;
+pub(super) const DIRECTORY: &str = ".well-known";
+pub(super) const DISCOVERY: &str = "openid-configuration";
+pub(super) const BUNDLE: &str = "bundle.json";
 
 /// Which documents to write, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,19 @@ pub struct WebrootSpec {
     pub jwks_path: String,
     /// Where verifiers find the JWKS.
     pub jwks_uri: String,
+    /// The owner of the documents; the agent's user where absent.
+    pub owner: Option<Account>,
+    /// Their group; the agent's where absent.
+    pub group: Option<Account>,
+    /// Their permission bits.
+    pub mode: u32,
+}
+
+/// A document as it is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    path: PathBuf,
+    text: String,
 }
 
 /// Why the documents could not be put in place.
@@ -45,6 +59,9 @@ pub enum WebrootError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Its owner or its group is nobody.
+    #[error("webroot: {0}")]
+    NoAccount(#[from] NoAccount),
     /// What was read back is not what was written.
     #[error("webroot: {} does not hold what was written to it", .0.display())]
     ReadBack(PathBuf),
@@ -66,57 +83,117 @@ impl WebrootSpec {
         format!("{document:#}\n")
     }
 
-    /// Writes both documents, the JWKS first: whoever reads the discovery document finds the keys
-    /// that it promises. What has not changed is not touched. When this returns, the documents are
-    /// on the disk and were read back.
+    /// All documents for these keys, in the order in which they must come out: whoever reads the
+    /// discovery document finds the keys that it promises. `bundle` is the SPIFFE bundle where this
+    /// webroot has it.
+    pub fn documents(&self, keys: &[Jwk], bundle: Option<String>) -> Vec<Document> {
+        let below = |path: &str| self.directory.join(path.trim_start_matches('/'));
+        let mut documents = Vec::new();
+        documents.extend(bundle.map(|text| Document {
+            path: below(BUNDLE),
+            text,
+        }));
+        documents.push(Document {
+            path: below(&self.jwks_path),
+            text: oidc_jwks(keys),
+        });
+        documents.push(Document {
+            path: below(DIRECTORY).join(DISCOVERY),
+            text: self.discovery_document(keys),
+        });
+        documents
+    }
+
+    /// Writes documents; what is as it should be is not touched. When this returns, they are on the
+    /// disk and were read back. Tells which were written.
     ///
     /// # Errors
     ///
     /// The first thing that went wrong; each document is then the old one or the new one.
-    pub fn publish(&self, keys: &[Jwk]) -> Result<(), WebrootError> {
-        let root = if self.create {
-            Dir::create(&self.directory, 0o755)?
-        } else {
-            Dir::open(&self.directory)?
+    pub fn publish(
+        &self,
+        documents: &[Document],
+        names: &Names,
+    ) -> Result<Vec<PathBuf>, WebrootError> {
+        let attributes = Attributes {
+            mode: self.mode,
+            owner: self.owner.as_ref().map(|a| a.uid_now(names)).transpose()?,
+            group: self.group.as_ref().map(|a| a.gid_now(names)).transpose()?,
         };
-        let (directory, name) = self
-            .jwks_path
-            .rsplit_once('/')
-            .unwrap_or(("", &self.jwks_path));
-        let mut place = root.path().to_owned();
-        place.extend(directory.split('/').filter(|part| !part.is_empty()));
-        put(&Dir::create(&place, 0o755)?, name, &oidc_jwks(keys))?;
-        let well_known = root.create_below(DIRECTORY, 0o755)?;
-        put(&well_known, DISCOVERY, &self.discovery_document(keys))
+        if !self.create {
+            // What lies below is made; this is for its owner to make.
+            Dir::open(&self.directory)?;
+        }
+        let mut written = Vec::new();
+        for document in documents {
+            if put(document, attributes)? {
+                written.push(document.path.clone());
+            }
+        }
+        Ok(written)
+    }
+
+    /// The ids of the keys that verifiers find in the JWKS at this moment; none where it is not
+    /// there or is none.
+    pub fn kids_on_disk(&self) -> Vec<String> {
+        self.jwks_on_disk()
+            .iter()
+            .map(|key| key.kid().to_owned())
+            .collect()
+    }
+
+    /// The keys that verifiers find in the JWKS at this moment.
+    pub fn jwks_on_disk(&self) -> Vec<Jwk> {
+        let keys = |document: Value| -> Option<Vec<Jwk>> {
+            let keys = document.get("keys")?.as_array()?.iter();
+            let members = keys.filter_map(Value::as_object);
+            Some(members.filter_map(|key| Jwk::from_json(key).ok()).collect())
+        };
+        self.on_disk(&self.jwks_path)
+            .and_then(keys)
+            .unwrap_or_default()
+    }
+
+    /// The number of the bundle that readers find at this moment; 0 where there is none.
+    pub fn sequence_on_disk(&self) -> u64 {
+        let number = |document: Value| document.get(SEQUENCE)?.as_u64();
+        self.on_disk(BUNDLE).and_then(number).unwrap_or(0)
+    }
+
+    fn on_disk(&self, path: &str) -> Option<Value> {
+        let path = self.directory.join(path.trim_start_matches('/'));
+        let dir = Dir::open(path.parent()?).ok()?;
+        serde_json::from_slice(&dir.read(path.file_name()?.to_str()?).ok()?).ok()
     }
 }
 
-fn put(dir: &Dir, name: &str, text: &str) -> Result<(), WebrootError> {
-    let path = dir.path().join(name);
+/// Puts a document in place; tells whether it had to be written.
+fn put(document: &Document, attributes: Attributes) -> Result<bool, WebrootError> {
+    let path = &document.path;
     let problem = |source| WebrootError::File {
         path: path.clone(),
         source,
     };
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+    else {
+        return Err(problem(io::ErrorKind::InvalidFilename.into()));
+    };
+    let dir = Dir::create(directory, 0o755)?;
     dir.sweep().map_err(problem)?;
-    dir.replace_if_changed(
-        name,
-        text.as_bytes(),
-        Attributes::own(MODE),
-        Persistence::Synced,
-    )
-    .map_err(problem)?;
-    if dir.read(name).map_err(problem)? == text.as_bytes() {
-        Ok(())
+    let bytes = document.text.as_bytes();
+    let written = dir
+        .replace_if_changed(name, bytes, attributes, Persistence::Synced)
+        .map_err(problem)?;
+    if dir.read(name).map_err(problem)? == bytes {
+        Ok(written)
     } else {
-        Err(WebrootError::ReadBack(path))
+        Err(WebrootError::ReadBack(path.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-
-    use serde_json::Value;
 
     use super::*;
     use crate::jose::Algorithm;
@@ -129,7 +206,15 @@ mod tests {
             create: true,
             jwks_path: "/keys/jwks.json".to_owned(),
             jwks_uri: "https://id.example.org/tenant/keys/jwks.json".to_owned(),
+            owner: None,
+            group: None,
+            mode: 0o644,
         }
+    }
+
+    fn publish(spec: &WebrootSpec, keys: &[Jwk]) -> Result<Vec<PathBuf>, WebrootError> {
+        let bundle = Some("{}\n".to_owned());
+        spec.publish(&spec.documents(keys, bundle), &Names::default())
     }
 
     fn json(path: PathBuf) -> Value {
@@ -142,7 +227,7 @@ mod tests {
         let root = directory.path().canonicalize().unwrap().join("webroot");
         let keys = [Algorithm::Es256, Algorithm::Rs256, Algorithm::EdDsa];
         let keys = keys.map(|algorithm| key(algorithm).jwk().clone());
-        spec(root.clone()).publish(&keys).unwrap();
+        publish(&spec(root.clone()), &keys).unwrap();
         let discovery = json(root.join(".well-known/openid-configuration"));
         assert_eq!(discovery["issuer"], "https://id.example.org/tenant");
         assert_eq!(
@@ -163,9 +248,9 @@ mod tests {
         let root = directory.path().canonicalize().unwrap();
         let keys = [key(Algorithm::Es256).jwk().clone()];
         let inode = || fs::metadata(root.join("keys/jwks.json")).unwrap().ino();
-        spec(root.clone()).publish(&keys).unwrap();
+        publish(&spec(root.clone()), &keys).unwrap();
         let before = inode();
-        spec(root.clone()).publish(&keys).unwrap();
+        publish(&spec(root.clone()), &keys).unwrap();
         assert_eq!(inode(), before);
     }
 
@@ -174,7 +259,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut spec = spec(directory.path().canonicalize().unwrap().join("absent"));
         spec.create = false;
-        let error = spec.publish(&[]).unwrap_err().to_string();
+        let error = publish(&spec, &[]).unwrap_err().to_string();
         assert!(error.contains("absent"), "{error}");
     }
 }

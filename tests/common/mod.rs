@@ -23,7 +23,7 @@ pub enum Need {
     Python,
     /// An nginx to serve the webroot.
     Nginx,
-    /// Node with @grpc/grpc-js.
+    /// Node with @grpc/grpc-js and jose.
     Node,
     /// strace, to make system calls fail or kill.
     Strace,
@@ -35,9 +35,7 @@ pub fn have(needs: &[Need]) -> bool {
         let missing = match need {
             Need::Root if !nix::unistd::geteuid().is_root() => "root",
             Need::Python if python().is_none() => "Python with the packages spiffe and PyJWT",
-            Need::Node if !node_modules().join("@grpc/grpc-js").exists() => {
-                "Node with the package @grpc/grpc-js"
-            }
+            Need::Node if !node_packages() => "Node with the packages @grpc/grpc-js and jose",
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             _ => continue,
@@ -74,6 +72,11 @@ pub fn python() -> Option<&'static Path> {
 /// Where `.ci/run` puts packages of Node.
 pub fn node_modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-node/node_modules")
+}
+
+fn node_packages() -> bool {
+    let there = |name: &&str| node_modules().join(name).exists();
+    ["@grpc/grpc-js", "jose"].iter().all(there)
 }
 
 /// The binary under test, where users other than root can execute it too.
@@ -228,6 +231,16 @@ impl Sandbox {
     /// Runs a command of the binary to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
+    }
+
+    /// Waits until each key that signs has a successor that is published, so that keys and bundles
+    /// stay as they are for a while.
+    pub fn settle(&self) {
+        eventually("successors are published", || {
+            let keys = text(&self.run(&["key", "list", "--output", "json"]).stdout);
+            let count = |state| keys.matches(&format!("\"state\": \"{state}\"")).count();
+            (count("active") > 0 && count("active") == count("published")).then_some(())
+        });
     }
 
     /// Runs it as another user.

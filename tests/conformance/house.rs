@@ -39,6 +39,7 @@ impl House {
     /// With a configuration that is written already.
     pub async fn of(sandbox: Sandbox) -> Self {
         let agent = sandbox.start();
+        sandbox.settle();
         let client = connect(&sandbox.socket()).await.unwrap();
         Self {
             sandbox,

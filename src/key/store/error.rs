@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::VERSION;
+use super::file::VERSION;
 use crate::durable::DirError;
 use crate::key::signing::KeyError;
 
@@ -38,22 +38,6 @@ pub enum StoreError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
-    },
-    /// There are keys and no state that tells what they are for.
-    #[error("{} is missing although {} holds keys: restore it from a backup, or move the keys away to start anew", state.display(), keys.display())]
-    StateMissing {
-        /// The file that should be there.
-        state: PathBuf,
-        /// The directory with the keys.
-        keys: PathBuf,
-    },
-    /// The state is torn or was changed.
-    #[error("{} is damaged ({reason}): restore it from a backup", path.display())]
-    StateDamaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
     },
     /// The state was written by a later agent.
     #[error("{} has format {found}, this agent reads up to {VERSION}: use the newer agent that wrote it", path.display())]
