@@ -32,6 +32,7 @@ use crate::reload::{self, Live, Reloader};
 use crate::rotator::{self, IssuerSpec, RotationError, Rotator};
 use crate::shutdown::{Ended, Supervisor};
 use crate::socket::{BoundSocket, SocketError};
+use crate::steps::ClockSteps;
 use crate::systemd;
 use crate::workload_api::{self, OpenStreams, Parts, ServeError, WorkloadApi};
 
@@ -84,6 +85,7 @@ pub struct Bound {
     /// Issuers whose keys are yet to be made.
     lacking: Vec<IssuerSpec>,
     names: NameKeeper,
+    steps: ClockSteps,
     socket: BoundSocket,
     listener: UnixListener,
     admin_socket: BoundSocket,
@@ -112,11 +114,13 @@ impl Bound {
         let authority = Arc::new(Authority::new(config.trust_domain.clone()));
         let names = NameKeeper::start(registry.names()).await;
         let metrics = Arc::new(Metrics::new());
+        let steps = ClockSteps::watch()?;
         let parts = rotator::Parts {
             authority: Arc::clone(&authority),
             clock: Arc::clone(&clock),
             names: names.subscribe(),
             metrics: Arc::clone(&metrics),
+            steps: steps.subscribe(),
             probe_interval: config.probe_interval,
         };
         let issuers = config.issuers.clone();
@@ -144,6 +148,7 @@ impl Bound {
             authority,
             lacking,
             names,
+            steps,
             socket,
             listener,
             admin_socket,
@@ -187,6 +192,7 @@ impl Bound {
             names: self.names.subscribe(),
             authority: Arc::clone(&self.authority),
             audit: Arc::clone(&audit),
+            steps: self.steps.subscribe(),
         };
         let mirror = Mirror::new(sources, Arc::clone(&minter), Arc::clone(&self.clock));
         let api = WorkloadApi::new(Parts {
@@ -286,6 +292,8 @@ impl Bound {
             self.names.run(until).await;
             Ok(())
         });
+        let until = stop.clone();
+        tasks.spawn("clock", async move { Ok(self.steps.run(until).await?) });
         let until = stop.clone();
         tasks.spawn("entries", async move {
             registry.run(until).await;

@@ -60,6 +60,7 @@ mod selector;
 mod shutdown;
 mod socket;
 mod spiffe_id;
+mod steps;
 mod svid;
 #[expect(unsafe_code, reason = "what the kernel offers and no safe crate does")]
 mod sys;

@@ -44,6 +44,8 @@ pub struct Sources {
     pub authority: Arc<Authority>,
     /// Keeps the record.
     pub audit: Arc<Audit>,
+    /// Changes when the wall clock is set.
+    pub steps: watch::Receiver<()>,
 }
 
 /// Keeps all token files fresh.
@@ -134,6 +136,7 @@ impl Mirror {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.pause()) => {}
+                Ok(()) = self.sources.steps.changed() => {}
                 Ok(()) = self.sources.files.changed() => self.adopt().await,
                 Ok(()) = self.sources.registry.changed() => self.adopt().await,
                 Ok(()) = changes.changed() => self.follow_keys(),

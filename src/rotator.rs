@@ -112,6 +112,8 @@ pub struct Parts {
     pub names: watch::Receiver<Arc<Names>>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Changes when the wall clock is set.
+    pub steps: watch::Receiver<()>,
     /// The longest pause between two tries of what fails.
     pub probe_interval: Duration,
 }

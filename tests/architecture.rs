@@ -34,6 +34,7 @@ const FLOORS: [&[&str]; 6] = [
         "registry",
         "audit",
         "socket",
+        "steps",
     ],
     &["pb", "proto_json", "workload_api", "admin"],
     &[

@@ -110,6 +110,7 @@ fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
             Arc::new(crate::metrics::Metrics::new()),
             Arc::clone(&clock),
         )),
+        steps: watch::channel(()).1,
     };
     Mirror::new(sources, minter, clock)
 }

@@ -66,6 +66,7 @@ impl Sandbox {
             authority: Arc::new(Authority::new("example.org".parse().unwrap())),
             clock: self.clock.clone(),
             names,
+            steps: watch::channel(()).1,
             metrics: Arc::new(Metrics::new()),
             probe_interval: Duration::from_secs(30),
         };

@@ -29,6 +29,7 @@ pub enum Until {
 impl Rotator {
     /// Looks after the keys until told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut steps = self.parts.steps.clone();
         loop {
             let rotator = Arc::clone(&self);
             let round = tokio::task::spawn_blocking(move || rotator.round()).await;
@@ -38,6 +39,7 @@ impl Rotator {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
                 () = self.wake.notified() => {}
+                Ok(()) = steps.changed() => {}
             }
         }
     }
