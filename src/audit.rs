@@ -13,8 +13,7 @@ use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerError};
 use crate::quiet::Quiet;
 use crate::selector::SelectorSet;
-use crate::spiffe_id::SpiffeId;
-use crate::svid::{AudienceClaim, JwtSvid};
+use crate::svid::{AudienceClaim, JwtSvid, Sub};
 
 /// The target of the events.
 pub const TARGET: &str = "audit";
@@ -44,7 +43,7 @@ struct Call {
 
 #[derive(Debug)]
 enum Outcome {
-    Issued(SpiffeId),
+    Issued(Sub),
     Refused(Cow<'static, str>),
 }
 
@@ -108,7 +107,7 @@ impl Audit {
             gid = peer.gid(),
             selectors = ?self.shown(found),
             entry = %entry.id,
-            spiffe_id = %svid.spiffe_id,
+            spiffe_id = %svid.sub,
             audience = ?texts(audience),
             kid = &*svid.kid,
             token = svid.token.fingerprint(),
@@ -116,17 +115,23 @@ impl Audit {
             "token issued"
         );
         self.metrics.issued(&entry.id);
-        self.remember(peer, Outcome::Issued(svid.spiffe_id.clone()));
+        self.remember(peer, Outcome::Issued(svid.sub.clone()));
     }
 
-    /// A token was written to a file.
-    pub fn written(&self, path: &Path, entry: &str, audience: &AudienceClaim, svid: &JwtSvid) {
+    /// A token was written to a file, on behalf of an entry or of the file's own block.
+    pub fn written(
+        &self,
+        path: &Path,
+        entry: Option<&str>,
+        audience: &AudienceClaim,
+        svid: &JwtSvid,
+    ) {
         tracing::info!(
             target: TARGET,
             event = "written",
             path = ?path,
             entry,
-            spiffe_id = %svid.spiffe_id,
+            spiffe_id = %svid.sub,
             audience = ?texts(audience.as_slice()),
             kid = &*svid.kid,
             token = svid.token.fingerprint(),

@@ -156,6 +156,8 @@ pub struct Entry {
     pub hint: String,
     /// Claims of the issuer with those of the entry over them.
     pub claims: Claims,
+    /// Those of the entry alone.
+    pub own_claims: Claims,
     /// The keys that sign for it.
     pub key: KeyRef,
     /// Whether each token carries a random `jti`.
@@ -249,6 +251,7 @@ pub(crate) mod tests {
             ttl: Duration::from_secs(300),
             hint: String::new(),
             claims: Claims::default(),
+            own_claims: Claims::default(),
             key: KeyRef {
                 issuer: "main".into(),
                 key: "main".into(),

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
-pub use self::file::TokenFileSpec;
+pub use self::file::{Chosen, Format, Holder, TokenFileSpec};
 use self::file::{MirrorError, put, refresh_after, remove_all, retry_after};
 use crate::attest::names::Names;
 use crate::audit::Audit;
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 use crate::durable::FileId;
 use crate::issue::{Minter, Order};
 use crate::registry::Snapshot;
-use crate::svid::{JwtSvid, Validity};
+use crate::svid::{AudienceClaim, JwtSvid, Sub, Validity};
 
 /// The longest sleep: after a suspend the clock is looked at within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -90,10 +91,16 @@ struct Written {
 pub struct FileStatus {
     /// Where it lies.
     pub path: PathBuf,
-    /// The entry that it leans on.
-    pub entry: Arc<str>,
+    /// The entry that it leans on; none where the block names the holder itself.
+    pub entry: Option<Arc<str>>,
+    /// `sub` of its token; none as long as there is no such entry.
+    pub sub: Option<Sub>,
+    /// `aud`.
+    pub audience: AudienceClaim,
     /// The times of its token; `None` where there is none.
     pub validity: Option<Validity>,
+    /// When it is to be written next, on the clock that counts from boot.
+    pub due: Duration,
     /// What is wrong; empty where nothing is.
     pub error: String,
 }
@@ -173,7 +180,7 @@ impl Mirror {
             if file.order.is_none() {
                 file.error = format!(
                     "there is no entry {:?} that allows its audience",
-                    file.spec.entry
+                    spec.entry().map_or("", |entry| entry)
                 );
                 self.gone.extend(
                     file.written
@@ -209,8 +216,11 @@ impl Mirror {
     fn show(&self) {
         let status = |file: &Scheduled| FileStatus {
             path: file.spec.path.clone(),
-            entry: Arc::clone(&file.spec.entry),
+            entry: file.spec.entry().cloned(),
+            sub: file.order.as_ref().map(|order| order.sub.clone()),
+            audience: file.spec.audience.clone(),
             validity: file.written.as_ref().map(|written| written.validity),
+            due: file.due,
             error: file.error.clone(),
         };
         let all: Vec<_> = self.files.iter().map(status).collect();
@@ -280,12 +290,13 @@ impl Mirror {
     ) -> Result<(Validity, Arc<str>, FileId), MirrorError> {
         let names = Arc::clone(&self.sources.names.borrow());
         let (validity, file) = (svid.validity, Arc::clone(spec));
-        let token = svid.token.clone();
-        let work = move || put(&file, &names, token.reveal().as_bytes());
+        let content = Zeroizing::new(spec.format.render(&svid, &order.audience));
+        let work = move || put(&file, &names, content.as_bytes());
         let done = tokio::task::spawn_blocking(work).await;
         let file = done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
         let audit = &self.sources.audit;
-        audit.written(&spec.path, &spec.entry, &order.audience, &svid);
+        let entry = spec.entry().map(|entry| &**entry);
+        audit.written(&spec.path, entry, &order.audience, &svid);
         Ok((validity, svid.kid, file))
     }
 

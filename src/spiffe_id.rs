@@ -110,6 +110,11 @@ impl SpiffeId {
         &self.text
     }
 
+    /// The same, shared.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+
     /// The trust domain it belongs to.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

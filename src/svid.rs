@@ -1,6 +1,7 @@
 //! JWT-SVIDs (JWT-SVID, sections 2 to 4): what is signed, and what is believed.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -42,13 +43,66 @@ impl AudienceClaim {
     }
 }
 
+/// The `sub` of a token: a SPIFFE ID, or in a token file any text that names its holder.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sub(Arc<str>);
+
+/// Why a text is no `sub`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SubError {
+    /// It is empty.
+    #[error("it is empty")]
+    Empty,
+    /// Nobody takes so long a one: AWS and Snowflake take 255 bytes, Azure 600.
+    #[error("it has more than 600 bytes")]
+    Long,
+    /// A control character stands in it.
+    #[error("it holds a control character")]
+    Control,
+}
+
+impl Sub {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&SpiffeId> for Sub {
+    fn from(id: &SpiffeId) -> Self {
+        Self(id.shared())
+    }
+}
+
+impl FromStr for Sub {
+    type Err = SubError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            Err(SubError::Empty)
+        } else if text.len() > 600 {
+            Err(SubError::Long)
+        } else if text.chars().any(char::is_control) {
+            Err(SubError::Control)
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for Sub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What a token will say, times aside.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// `iss`.
     pub issuer: &'a str,
     /// `sub`.
-    pub spiffe_id: &'a SpiffeId,
+    pub sub: &'a Sub,
     /// `aud`.
     pub audience: &'a AudienceClaim,
     /// Configured claims.
@@ -93,7 +147,7 @@ pub fn signing_input(key: &Jwk, subject: Subject<'_>, validity: Validity) -> Str
     let mut payload = subject.claims.as_map().clone();
     let mut set = |name: &str, value: Value| payload.insert(name.to_owned(), value);
     set("iss", json!(subject.issuer));
-    set("sub", json!(subject.spiffe_id.as_str()));
+    set("sub", json!(subject.sub.as_str()));
     set("aud", subject.audience.to_json());
     set("iat", json!(unix_seconds(validity.issued_at)));
     set("nbf", json!(unix_seconds(validity.not_before)));
@@ -149,7 +203,7 @@ pub struct JwtSvid {
     /// The compact JWS.
     pub token: Token,
     /// Its subject.
-    pub spiffe_id: SpiffeId,
+    pub sub: Sub,
     /// Its times.
     pub validity: Validity,
     /// The key that signed it.

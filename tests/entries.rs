@@ -177,6 +177,7 @@ async fn a_removed_entry_ends_the_streams_and_removes_the_tokens_that_leaned_on_
     );
     sandbox.configure(&(issuer("main", "https://id.example.org", "ES256") + &file));
     let _agent = sandbox.start();
+    sandbox.settle();
     for _ in 0..if long() { 20 } else { 3 } {
         create(&sandbox, "made", &["--entry-id", "made"]);
         eventually("the token file is there", || path.exists().then_some(()));

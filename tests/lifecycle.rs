@@ -35,6 +35,7 @@ fn after_a_crash_the_same_keys_sign_and_old_tokens_still_verify() {
             + &entry),
     );
     let agent = sandbox.start();
+    sandbox.settle();
     let before = (kids(&sandbox, "rsa"), kids(&sandbox, "ec"));
     let old: Vec<_> = (0..5).map(|_| sandbox.token("a")).collect();
     agent.kill();

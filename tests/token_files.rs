@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use common::{Need, Sandbox, entry, eventually, have, issuer, text};
 
 fn sandbox(path: &str, options: &str) -> (Sandbox, PathBuf) {
@@ -121,4 +123,115 @@ fn the_group_is_the_configured_one_even_where_the_directory_hands_down_its_own()
     let _agent = sandbox.start();
     wait_for(&file);
     assert_eq!(fs::metadata(&file).unwrap().gid(), 0);
+}
+
+/// The claims of a token that nobody checks here.
+fn claims(token: &str) -> serde_json::Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+#[test]
+fn a_block_may_name_its_own_holder_issuer_key_and_claims() {
+    let sandbox = Sandbox::new("");
+    let file = |name: &str| sandbox.path(&format!("run/tokens/{name}"));
+    let block = |name: &str, options: &str| {
+        format!(
+            "token_file \"{}\" {{\n  audience = \"vault\"\n  {options}\n}}\n",
+            file(name).display()
+        )
+    };
+    let two = issuer("two", "https://two.example.org", "ES256").replace(
+        "  key ",
+        "  claims = { env = \"two\", who = \"issuer\" }\n  key \"ed\" {\n    algorithm = \"EdDSA\"\n  }\n  key ",
+    );
+    let entry = entry("billing", 1001).replace(
+        "  selectors",
+        "  issuer = \"one\"\n  claims = { who = \"entry\", team = \"a\" }\n  selectors",
+    );
+    sandbox.configure(
+        &(issuer("one", "https://one.example.org", "ES256")
+            + &two
+            + &entry
+            + &block("own", "spiffe_id = \"spiffe://example.org/own\"\n  issuer = \"one\"\n  jti = true")
+            + &block("sub", "sub = \"robot@example.org\"\n  issuer = \"two\"\n  key = \"ed\"\n  claims = { who = \"block\" }")
+            + &block("entry", "entry = \"billing\"\n  issuer = \"two\"\n  key = \"main\"\n  claims = { who = \"block\" }")),
+    );
+    let _agent = sandbox.start();
+    let own = claims(&wait_for(&file("own")));
+    assert_eq!(own["sub"], "spiffe://example.org/own");
+    assert_eq!(own["iss"], "https://one.example.org");
+    assert!(own["jti"].is_string());
+    let token = wait_for(&file("sub"));
+    let sub = claims(&token);
+    assert_eq!(
+        (&sub["sub"], &sub["who"]),
+        (&"robot@example.org".into(), &"block".into())
+    );
+    let header = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap());
+    assert!(text(&header.unwrap()).contains("EdDSA"));
+    let entry = claims(&wait_for(&file("entry")));
+    assert_eq!(entry["sub"], "spiffe://example.org/billing");
+    assert_eq!(entry["iss"], "https://two.example.org");
+    let merged = ["env", "team", "who"].map(|name| entry[name].clone());
+    assert_eq!(merged, ["two", "a", "block"].map(serde_json::Value::from));
+}
+
+#[test]
+fn each_format_holds_the_same_token_in_its_own_clothes() {
+    let sandbox = Sandbox::new("");
+    let file = |name: &str| sandbox.path(&format!("run/tokens/{name}"));
+    let block = |format: &str| {
+        format!(
+            "token_file \"{}\" {{\n  entry = \"billing\"\n  audience = [\"vault\", \"b\"]\n  format = \"{format}\"\n}}\n",
+            file(format).display()
+        )
+    };
+    let issuer = issuer("main", "https://id.example.org", "ES256");
+    let blocks = block("jwt") + &block("header") + &block("json");
+    sandbox.configure(&(issuer + &entry("billing", 1001) + &blocks));
+    let _agent = sandbox.start();
+    let jwt = wait_for(&file("jwt"));
+    assert_eq!(jwt.trim(), jwt);
+    let header = wait_for(&file("header"));
+    let bare = header.strip_prefix("Authorization: Bearer ").unwrap();
+    assert!(
+        bare.ends_with('\n') && bare.split('.').count() == 3,
+        "{header}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&wait_for(&file("json"))).unwrap();
+    assert_eq!(json["sub"], "spiffe://example.org/billing");
+    assert_eq!(json["audience"], serde_json::json!(["vault", "b"]));
+    let inner = claims(json["token"].as_str().unwrap());
+    assert_eq!(inner["exp"], json["expires_at"]);
+    assert_eq!(inner["iat"], json["issued_at"]);
+}
+
+#[test]
+fn the_files_are_shown_with_holder_audience_and_what_is_wrong() {
+    let (sandbox, file) = sandbox("run/tokens/billing/aws", "");
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    let absent = "token_file \"/nonexistent/dir/t\" {\n  sub = \"robot\"\n  audience = \"b\"\n}\n";
+    fs::write(sandbox.config(), config + absent).unwrap();
+    let _agent = sandbox.start();
+    wait_for(&file);
+    eventually("both are shown", || {
+        let shown = text(&sandbox.run(&["files"]).stdout);
+        let there = shown.contains("spiffe://example.org/billing for vault")
+            && shown.contains("robot for b")
+            && shown.contains("/nonexistent");
+        there.then_some(())
+    });
+    let json = sandbox.run(&["files", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let first = &json["token_files"][0];
+    assert_eq!(first["path"], file.to_str().unwrap());
+    assert_eq!(first["sub"], "spiffe://example.org/billing");
+    assert!(first["next_refresh_in_seconds"].as_u64().unwrap() < 3600);
+    assert!(
+        json["token_files"][1]["error"]
+            .as_str()
+            .unwrap()
+            .contains("/nonexistent")
+    );
 }

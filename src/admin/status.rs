@@ -23,6 +23,7 @@ use crate::pb::admin::{
 use crate::registry::Registry;
 use crate::rotator::{KeyStatus, Rotator};
 use crate::spiffe_id::TrustDomain;
+use crate::svid::Sub;
 
 /// Reads the configuration again; what changed, or why nothing did.
 pub type ReloadCall =
@@ -156,13 +157,23 @@ impl Facts {
     fn status(&self) -> GetStatusResponse {
         let (ready, problems) = self.health();
         let (configured, created) = self.registry.counts();
+        let boot = self.clock.since_boot();
         let file = |file: &FileStatus| TokenFile {
             path: file.path.display().to_string(),
-            entry: file.entry.to_string(),
+            entry: file.entry.as_deref().unwrap_or_default().to_owned(),
+            sub: file.sub.as_ref().map_or_else(String::new, Sub::to_string),
+            audience: file
+                .audience
+                .as_slice()
+                .iter()
+                .map(|audience| audience.as_str().to_owned())
+                .collect(),
             expires_at: file
                 .validity
                 .map_or(0, |held| unix_seconds(held.expires_at)),
             error: file.error.clone(),
+            issued_at: file.validity.map_or(0, |held| unix_seconds(held.issued_at)),
+            next_refresh_in: file.due.saturating_sub(boot).as_secs(),
         };
         let recent = self.audit.recent().into_iter().map(|seen| Caller {
             at: unix_seconds(seen.at),

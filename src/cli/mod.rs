@@ -5,6 +5,7 @@ mod dev;
 mod entry;
 mod fetch_bundle;
 mod fetch_jwt;
+mod files;
 mod key;
 mod run;
 mod spire;
@@ -124,6 +125,7 @@ enum Command {
     Reload(status::ReloadArgs),
     Entry(entry::EntryArgs),
     Key(key::KeyArgs),
+    Files(files::FilesArgs),
 }
 
 /// Which configuration.
@@ -243,6 +245,7 @@ pub fn main() -> Exit {
         Command::Reload(args) => status::reload(&args),
         Command::Entry(args) => entry::entry(&args),
         Command::Key(args) => key::run(&args),
+        Command::Files(args) => files::files(&args),
     };
     outcome.unwrap_or_else(|failure| {
         // The reader of our output went away, as `head` does.

@@ -141,7 +141,8 @@ fn issuer_text(text: &mut String, issuer: &Issuer) {
     }
 }
 
-fn file_text(file: &TokenFile, now: u64) -> String {
+/// How the token of a file stands.
+pub(super) fn file_text(file: &TokenFile, now: u64) -> String {
     let left = file.expires_at.saturating_sub(now);
     let state = match (file.expires_at, left) {
         (0, _) => "no token".to_owned(),
@@ -164,31 +165,21 @@ fn caller_text(caller: &Caller, now: u64) -> String {
 }
 
 fn to_json(status: &GetStatusResponse) -> Value {
-    let time = |seconds: u64| match seconds {
-        0 => Value::Null,
-        seconds => json!(super::fetch_jwt::show_time(from_unix_seconds(seconds))),
-    };
     let issuer = |issuer: &Issuer| {
         let keys: Vec<_> = issuer.keys.iter().map(key_to_json).collect();
         json!({"name": issuer.name, "url": issuer.url, "webroot": issuer.webroot, "keys": keys})
     };
-    let file = |file: &TokenFile| {
-        json!({
-            "path": file.path, "entry": file.entry, "expires_at": time(file.expires_at),
-            "error": file.error,
-        })
-    };
-    let caller = |caller: &Caller| json!({"at": time(caller.at), "pid": caller.pid, "uid": caller.uid, "outcome": caller.outcome});
+    let caller = |caller: &Caller| json!({"at": show_time(caller.at), "pid": caller.pid, "uid": caller.uid, "outcome": caller.outcome});
     json!({
         "version": status.version,
         "trust_domain": status.trust_domain,
         "socket_path": status.socket_path,
-        "started_at": time(status.started_at),
+        "started_at": show_time(status.started_at),
         "ready": status.ready,
         "problems": status.problems,
         "issuers": status.issuers.iter().map(issuer).collect::<Vec<_>>(),
         "entries": {"configured": status.entries_configured, "created": status.entries_created},
-        "token_files": status.token_files.iter().map(file).collect::<Vec<_>>(),
+        "token_files": status.token_files.iter().map(file_to_json).collect::<Vec<_>>(),
         "recent_callers": status.recent_callers.iter().map(caller).collect::<Vec<_>>(),
     })
 }
@@ -200,4 +191,20 @@ pub(super) fn key_to_json(key: &Key) -> Value {
         "age_seconds": key.age, "lifespan_seconds": key.lifespan,
         "next_step_in_seconds": key.next_in,
     })
+}
+
+/// A token file for programs.
+pub(super) fn file_to_json(file: &TokenFile) -> Value {
+    json!({
+        "path": file.path, "entry": file.entry, "sub": file.sub, "audience": file.audience,
+        "issued_at": show_time(file.issued_at), "expires_at": show_time(file.expires_at),
+        "next_refresh_in_seconds": file.next_refresh_in, "error": file.error,
+    })
+}
+
+fn show_time(seconds: u64) -> Value {
+    match seconds {
+        0 => Value::Null,
+        seconds => json!(super::fetch_jwt::show_time(from_unix_seconds(seconds))),
+    }
 }

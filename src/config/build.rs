@@ -8,7 +8,7 @@ use super::context::Context;
 use super::diagnostic::Diagnostics;
 use super::hcl::Block;
 use super::options::LIMITS;
-use super::{Config, entries, issuers};
+use super::{Config, entries, issuers, token_files};
 use crate::admin::facts_http::FactsAddress;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
@@ -68,7 +68,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     };
     issuers::choose_bundle_issuer(agent, &mut context);
     entries::build_entries(root, &rules, &mut context);
-    let token_files = entries::build_token_files(root, &mut context);
+    let token_files = token_files::build(root, &rules, &mut context);
     Some(Config {
         trust_domain: context.trust_domain,
         data_dir: context.data_dir,

@@ -14,6 +14,7 @@ mod issuers;
 pub mod options;
 mod print;
 mod syntax;
+mod token_files;
 mod value;
 
 use std::path::{Path, PathBuf};

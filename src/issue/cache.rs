@@ -150,7 +150,7 @@ mod tests {
                     issuer: "i".into(),
                     key: "k".into(),
                 },
-                spiffe_id: "spiffe://td/a".parse().unwrap(),
+                sub: "spiffe://td/a".parse().unwrap(),
                 audience: AudienceClaim::List(vec![audience.parse().unwrap()]),
                 claims: crate::entry::Claims::default(),
                 ttl: Duration::from_secs(100),
@@ -164,7 +164,7 @@ mod tests {
         let ttl = Duration::from_secs(100);
         Arc::new(JwtSvid {
             token: Token::assemble(String::new(), b""),
-            spiffe_id: "spiffe://td/a".parse().unwrap(),
+            sub: "spiffe://td/a".parse().unwrap(),
             validity: Validity::starting(from_unix_seconds(at), ttl, Duration::ZERO),
             kid: "k".into(),
             jti: None,

@@ -22,8 +22,7 @@ use crate::entry::{Claims, Entry, KeyRef};
 use crate::key::signing::{KeyError, SigningKey};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::spiffe_id::SpiffeId;
-use crate::svid::{AudienceClaim, JwtSvid, Subject, Token, Validity, signing_input};
+use crate::svid::{AudienceClaim, JwtSvid, Sub, Subject, Token, Validity, signing_input};
 
 /// Why there is no token.
 #[derive(Debug, Error)]
@@ -51,7 +50,7 @@ pub struct Order {
     /// The keys that sign.
     pub key: KeyRef,
     /// `sub`.
-    pub spiffe_id: SpiffeId,
+    pub sub: Sub,
     /// `aud`.
     pub audience: AudienceClaim,
     /// Configured claims.
@@ -178,7 +177,7 @@ impl Minter {
         let validity = Validity::starting(self.clock.now(), order.ttl, order.nbf_margin);
         let subject = Subject {
             issuer: signer.issuer.as_str(),
-            spiffe_id: &order.spiffe_id,
+            sub: &order.sub,
             audience: &order.audience,
             claims: &order.claims,
             jti: jti.as_deref(),
@@ -191,7 +190,7 @@ impl Minter {
         self.metrics.signed(algorithm, start.elapsed());
         Ok(JwtSvid {
             token,
-            spiffe_id: order.spiffe_id.clone(),
+            sub: order.sub.clone(),
             validity,
             kid,
             jti,

@@ -5,23 +5,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use thiserror::Error;
 
 use crate::attest::names::{Account, Names, NoAccount};
+use crate::clock::unix_seconds;
 use crate::durable::{Attributes, Dir, DirError, FileId, Persistence};
-use crate::entry::EntrySet;
+use crate::entry::{Audience, Claims, EntrySet, KeyRef};
 use crate::issue::{IssueError, Order};
-use crate::svid::AudienceClaim;
+use crate::svid::{AudienceClaim, JwtSvid, Sub};
 
 /// One token file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenFileSpec {
     /// Where it lies.
     pub path: PathBuf,
-    /// The entry whose identity the token has; the file waits for it where there is none.
-    pub entry: Arc<str>,
-    /// Which key of the entry's issuer signs; that of the entry where absent.
+    /// Whose token it is.
+    pub holder: Holder,
+    /// The issuer; that of the entry where absent.
+    pub issuer: Option<Chosen>,
+    /// Which of its keys signs; that of the entry where absent.
     pub key: Option<Arc<str>>,
+    /// Further claims, over those of the issuer and the entry.
+    pub claims: Claims,
+    /// Whether each token carries a random `jti`, whatever the entry says.
+    pub jti: bool,
+    /// How the token is written.
+    pub format: Format,
     /// `aud`.
     pub audience: AudienceClaim,
     /// Life of the token.
@@ -40,23 +50,101 @@ pub struct TokenFileSpec {
     pub create_directory: bool,
 }
 
+/// Whose token a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// That of an entry; the file waits for it where there is none.
+    Entry(Arc<str>),
+    /// One that the block names itself.
+    Own(Sub),
+}
+
+/// An issuer that a block has chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// Its label.
+    pub name: Arc<str>,
+    /// The claims of all its tokens.
+    pub claims: Claims,
+}
+
+/// How a token is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The token alone, without a newline.
+    Jwt,
+    /// As an HTTP header, for `curl -H @file`.
+    Header,
+    /// As an object with what is known of the token.
+    Json,
+}
+
+impl Format {
+    /// The content of a file.
+    pub fn render(self, svid: &JwtSvid, audience: &AudienceClaim) -> String {
+        let token = svid.token.reveal();
+        match self {
+            Self::Jwt => token.to_owned(),
+            Self::Header => format!("Authorization: Bearer {token}\n"),
+            Self::Json => {
+                let audience: Vec<_> = audience.as_slice().iter().map(Audience::as_str).collect();
+                let document = json!({
+                    "sub": svid.sub.as_str(),
+                    "audience": audience,
+                    "issued_at": unix_seconds(svid.validity.issued_at),
+                    "expires_at": unix_seconds(svid.validity.expires_at),
+                    "token": token,
+                });
+                format!("{document}\n")
+            }
+        }
+    }
+}
+
 impl TokenFileSpec {
+    /// The entry that it leans on, if it does.
+    pub fn entry(&self) -> Option<&Arc<str>> {
+        match &self.holder {
+            Holder::Entry(id) => Some(id),
+            Holder::Own(_) => None,
+        }
+    }
+
     /// The token that the file is to hold, if there is such an entry and it allows the audience.
     pub fn order(&self, entries: &EntrySet) -> Option<Order> {
-        let entry = entries.by_id(&self.entry)?;
-        let mut key = entry.key.clone();
-        if let Some(chosen) = &self.key {
-            key.key = Arc::clone(chosen);
-        }
-        entry.allows(self.audience.as_slice()).then(|| Order {
+        let order = |key, sub, claims: &Claims, jti| Order {
             key,
-            spiffe_id: entry.spiffe_id.clone(),
+            sub,
             audience: self.audience.clone(),
-            claims: entry.claims.clone(),
+            claims: claims.merged_with(&self.claims),
             ttl: self.ttl,
             nbf_margin: self.nbf_margin,
-            jti: entry.jti,
-        })
+            jti: jti || self.jti,
+        };
+        match &self.holder {
+            Holder::Own(sub) => {
+                let issuer = self.issuer.as_ref()?;
+                let key = KeyRef {
+                    issuer: Arc::clone(&issuer.name),
+                    key: Arc::clone(self.key.as_ref()?),
+                };
+                Some(order(key, sub.clone(), &issuer.claims, false))
+            }
+            Holder::Entry(id) => {
+                let entry = entries.by_id(id)?;
+                let mut key = entry.key.clone();
+                let mut claims = entry.claims.clone();
+                if let Some(issuer) = &self.issuer {
+                    key.issuer = Arc::clone(&issuer.name);
+                    claims = issuer.claims.merged_with(&entry.own_claims);
+                }
+                if let Some(chosen) = &self.key {
+                    key.key = Arc::clone(chosen);
+                }
+                let allowed = entry.allows(self.audience.as_slice());
+                allowed.then(|| order(key, Sub::from(&entry.spiffe_id), &claims, entry.jti))
+            }
+        }
     }
 }
 

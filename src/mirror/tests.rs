@@ -11,8 +11,12 @@ use crate::svid::AudienceClaim;
 fn spec(path: PathBuf) -> TokenFileSpec {
     TokenFileSpec {
         path,
+        holder: Holder::Entry("x".into()),
+        issuer: None,
         key: None,
-        entry: "x".into(),
+        claims: crate::entry::Claims::default(),
+        jti: false,
+        format: Format::Jwt,
         audience: AudienceClaim::One("a".parse().unwrap()),
         ttl: Duration::from_secs(3600),
         nbf_margin: Duration::ZERO,

@@ -1,6 +1,8 @@
 //! What makes a registration entry: the same rules for the configuration and for entries that are
 //! made while the agent runs.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::faults::Fault;
+use self::faults::Faults;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::{self, UnixSpec, Wanted};
 use crate::clock::from_unix_seconds;
@@ -48,21 +52,6 @@ pub struct EntryRequest {
     pub expires_at: Option<u64>,
 }
 
-/// What is wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The field, by its name in the configuration.
-    pub field: &'static str,
-    /// Which item of it, where it is a list.
-    pub item: Option<usize>,
-    /// Whether there can be no such entry, or it will likely not do what was meant.
-    pub fatal: bool,
-    /// What is wrong.
-    pub message: String,
-    /// How to mend it.
-    pub help: String,
-}
-
 /// An issuer as entries see it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct IssuerRules {
@@ -85,45 +74,6 @@ pub struct Rules {
     pub unix: UnixSpec,
     /// The issuers by name.
     pub issuers: BTreeMap<Arc<str>, IssuerRules>,
-}
-
-/// Collects faults.
-#[derive(Default)]
-struct Faults(Vec<Fault>);
-
-impl Faults {
-    fn add(&mut self, field: &'static str, message: impl Into<String>, help: impl Into<String>) {
-        self.item(field, None, message, help);
-    }
-
-    fn item(
-        &mut self,
-        field: &'static str,
-        item: Option<usize>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.0.push(Fault {
-            field,
-            item,
-            fatal: true,
-            message: message.into(),
-            help: help.into(),
-        });
-    }
-
-    fn warn(
-        &mut self,
-        field: &'static str,
-        item: Option<usize>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.item(field, item, message, help);
-        if let Some(fault) = self.0.last_mut() {
-            fault.fatal = false;
-        }
-    }
 }
 
 impl Rules {
@@ -150,6 +100,7 @@ impl Rules {
                 ttl,
                 hint: request.hint.clone(),
                 claims: issuer.claims.merged_with(&own),
+                own_claims: own,
                 key,
                 jti: request.jti,
                 expires_at: request.expires_at.map(from_unix_seconds),
@@ -157,6 +108,13 @@ impl Rules {
             _ => None,
         };
         (entry, faults.0)
+    }
+
+    /// Checks an identity that is to be granted; all faults are told at once.
+    pub fn check_spiffe_id(&self, text: &str) -> (Option<SpiffeId>, Vec<Fault>) {
+        let mut faults = Faults::default();
+        let id = self.spiffe_id(text, &mut faults);
+        (id, faults.0)
     }
 
     fn spiffe_id(&self, text: &str, faults: &mut Faults) -> Option<SpiffeId> {

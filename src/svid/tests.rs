@@ -57,7 +57,7 @@ fn what_is_minted_has_exactly_the_documented_claims_and_validates() {
         let claims = Claims::new(json!({"team": "payments"}).as_object().unwrap().clone());
         let subject = Subject {
             issuer: "https://id.example.org",
-            spiffe_id: &id,
+            sub: &(&id).into(),
             audience: &AudienceClaim::List(vec!["vault".parse().unwrap()]),
             claims: &claims.unwrap(),
             jti: Some("unique"),

@@ -33,7 +33,7 @@ use crate::proto_json;
 use crate::registry::Snapshot;
 use crate::selector::SelectorSet;
 use crate::spiffe_id::SpiffeId;
-use crate::svid::{AudienceClaim, validate};
+use crate::svid::{AudienceClaim, Sub, validate};
 
 /// How long the answer takes to a caller who asks for too much: one who asks again at once would
 /// otherwise cost others more than what he is refused.
@@ -163,7 +163,7 @@ impl Parts {
             // A hint tells one identity: a later one with the same hint goes without.
             let taken = svids.iter().any(|other| other.hint == entry.hint);
             svids.push(Jwtsvid {
-                spiffe_id: svid.spiffe_id.to_string(),
+                spiffe_id: svid.sub.to_string(),
                 svid: svid.token.reveal().to_owned(),
                 hint: if taken {
                     String::new()
@@ -178,7 +178,7 @@ impl Parts {
     fn order(&self, entry: &Entry, audiences: &[Audience]) -> Order {
         Order {
             key: entry.key.clone(),
-            spiffe_id: entry.spiffe_id.clone(),
+            sub: Sub::from(&entry.spiffe_id),
             audience: AudienceClaim::List(audiences.to_vec()),
             claims: entry.claims.clone(),
             ttl: entry.ttl,

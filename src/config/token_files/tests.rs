@@ -1,0 +1,113 @@
+use std::path::Path;
+
+use crate::config::Config;
+
+/// Two issuers, one of them with two keys, and an entry of the first.
+fn complaints(block: &str) -> String {
+    let issuer = |name: &str, keys: &[(&str, &str)]| {
+        let key = |(name, algorithm): &(&str, &str)| {
+            format!("  key \"{name}\" {{\n    algorithm = \"{algorithm}\"\n  }}\n")
+        };
+        let keys: String = keys.iter().map(key).collect();
+        format!("issuer \"{name}\" {{\n  url = \"https://{name}.example.org\"\n{keys}}}\n")
+    };
+    let text = "agent {\n  trust_domain = \"example.org\"\n}\n".to_owned()
+        + &issuer("one", &[("main", "ES256")])
+        + &issuer("two", &[("main", "ES256"), ("ed", "EdDSA")])
+        + "entry \"e\" {\n  spiffe_id = \"spiffe://example.org/e\"\n  selectors = [\"unix:uid:1\"]\n  issuer = \"one\"\n}\n"
+        + &block.replace("FILE", "audience = \"a\"\n  ttl = \"2h\"\n");
+    match Config::parse(Path::new("agent.conf"), &text) {
+        Ok((_, warnings)) => warnings.to_string(),
+        Err(report) => report.to_string(),
+    }
+}
+
+fn file(options: &str) -> String {
+    complaints(&format!(
+        "token_file \"/run/t\" {{\n  FILE  {options}\n}}\n"
+    ))
+}
+
+#[test]
+fn a_block_says_in_one_way_whose_token_it_is() {
+    for options in [
+        "",
+        "entry = \"e\"\n  sub = \"s\"",
+        "sub = \"s\"\n  spiffe_id = \"spiffe://example.org/x\"",
+    ] {
+        let told = file(options);
+        assert!(
+            told.contains("needs one of entry, spiffe_id and sub"),
+            "{told}"
+        );
+    }
+    for (options, wanted) in [
+        ("sub = \"\"", "it is empty"),
+        ("sub = \"a\\nb\"", "control character"),
+        (
+            "spiffe_id = \"spiffe://other.org/x\"",
+            "not of the trust domain",
+        ),
+        (
+            "spiffe_id = \"spiffe://example.org/e\"",
+            "identity of entry \"e\" too",
+        ),
+    ] {
+        let told = file(&format!("issuer = \"one\"\n  {options}"));
+        assert!(told.contains(wanted), "{told}");
+    }
+}
+
+#[test]
+fn what_signs_is_never_guessed() {
+    for (options, wanted) in [
+        ("sub = \"s\"", "several issuers, and the block chooses none"),
+        (
+            "sub = \"s\"\n  issuer = \"three\"",
+            "there is no issuer \"three\"",
+        ),
+        (
+            "sub = \"s\"\n  issuer = \"two\"",
+            "several keys, and the block chooses none",
+        ),
+        (
+            "sub = \"s\"\n  issuer = \"two\"\n  key = \"x\"",
+            "has no key \"x\"",
+        ),
+        (
+            "entry = \"e\"\n  issuer = \"two\"",
+            "several keys, and the block chooses none",
+        ),
+        ("entry = \"e\"\n  key = \"ed\"", "has no key \"ed\""),
+        (
+            "entry = \"e\"\n  claims = { sub = \"x\" }",
+            "the claim sub cannot be configured",
+        ),
+    ] {
+        let told = file(options);
+        assert!(told.contains(wanted), "{options}: {told}");
+    }
+    for options in [
+        "entry = \"e\"",
+        "sub = \"s\"\n  issuer = \"one\"",
+        "entry = \"e\"\n  issuer = \"two\"\n  key = \"ed\"",
+        "spiffe_id = \"spiffe://example.org/e\"\n  shared = true\n  issuer = \"one\"",
+    ] {
+        assert_eq!(file(options), "", "{options}");
+    }
+}
+
+#[test]
+fn two_files_have_one_identity_only_if_both_mean_it() {
+    let both = |first: &str, second: &str| {
+        let block = |path: &str, shared: &str| {
+            format!(
+                "token_file \"/run/{path}\" {{\n  FILE  issuer = \"one\"\n  spiffe_id = \"spiffe://example.org/x\"\n  {shared}\n}}\n"
+            )
+        };
+        complaints(&(block("a", first) + &block("b", second)))
+    };
+    let told = both("", "shared = true");
+    assert!(told.contains("identity of \"/run/a\" too"), "{told}");
+    assert_eq!(both("shared = true", "shared = true"), "");
+}
