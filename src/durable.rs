@@ -253,7 +253,7 @@ impl Dir {
             source,
         };
         let (_, stat) = self.open_regular(name).map_err(io)?;
-        walk::check_owner(&stat, &path, false)?;
+        walk::check_owner(&stat, &path, walk::Trust::default())?;
         self.read(name).map_err(io)
     }
 

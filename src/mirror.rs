@@ -5,19 +5,22 @@
 //! tried again, soon at first and then less often.
 
 mod file;
+mod flight;
+mod writer;
 
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 pub use self::file::{Chosen, Format, Holder, TokenFileSpec};
-use self::file::{MirrorError, put, refresh_after, remove_all, retry_after};
+use self::file::{refresh_after, retry_after};
+use self::flight::{Flight, Landed};
+use self::writer::Writers;
 use crate::attest::names::Names;
 use crate::audit::Audit;
 use crate::authority::Authority;
@@ -25,10 +28,13 @@ use crate::clock::Clock;
 use crate::durable::FileId;
 use crate::issue::{Minter, Order};
 use crate::registry::Snapshot;
-use crate::svid::{AudienceClaim, JwtSvid, Sub, Validity};
+use crate::svid::{AudienceClaim, Sub, Validity};
 
 /// The longest sleep: after a suspend the clock is looked at within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// So many files are written at a time. One that hangs holds up no other.
+const MAX_FLIGHTS: usize = 32;
 
 /// How far the wall clock may move from the clock that nobody sets before that counts as a step.
 const LARGEST_DRIFT: Duration = Duration::from_secs(5);
@@ -57,6 +63,9 @@ pub struct Mirror {
     files: Vec<Scheduled>,
     /// Files that are to be removed.
     gone: Vec<(PathBuf, FileId)>,
+    /// Files that are being written.
+    flights: JoinSet<Landed>,
+    writers: Writers,
     shown: watch::Sender<Arc<Vec<FileStatus>>>,
 }
 
@@ -66,6 +75,8 @@ struct Scheduled {
     /// The token that belongs in it; none as long as there is no such entry.
     order: Option<Arc<Order>>,
     due: Duration,
+    /// Whether it is being written.
+    flies: bool,
     failures: u32,
     /// The token that lies in it.
     written: Option<Written>,
@@ -114,6 +125,8 @@ impl Mirror {
             clock,
             files: Vec::new(),
             gone: Vec::new(),
+            flights: JoinSet::new(),
+            writers: Writers::default(),
             shown: watch::Sender::default(),
         }
     }
@@ -130,19 +143,18 @@ impl Mirror {
         loop {
             self.remove_gone().await;
             self.notice_clock_steps();
-            for index in 0..self.files.len() {
-                if stop.is_cancelled() {
-                    return;
-                }
-                if self.sources_changed() {
-                    break;
-                }
-                self.visit(index).await;
+            if !self.sources_changed() {
+                self.launch();
             }
             self.show();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.pause()) => {}
+                Some(landed) = self.flights.join_next() => {
+                    let others = std::iter::from_fn(|| self.flights.try_join_next());
+                    let all: Vec<_> = std::iter::once(landed).chain(others).collect();
+                    all.into_iter().flatten().for_each(|landed| self.land(landed));
+                }
                 Ok(()) = self.sources.steps.changed() => {}
                 Ok(()) = self.sources.files.changed() => self.adopt().await,
                 Ok(()) = self.sources.registry.changed() => self.adopt().await,
@@ -171,6 +183,7 @@ impl Mirror {
                     spec: Arc::new(spec.clone()),
                     order,
                     due: Duration::ZERO,
+                    flies: old.as_ref().is_some_and(|old| old.flies),
                     failures: 0,
                     written: old.and_then(|old| old.written),
                     error: String::new(),
@@ -178,6 +191,7 @@ impl Mirror {
                 },
             };
             if file.order.is_none() {
+                file.flies = false;
                 file.error = format!(
                     "there is no entry {:?} that allows its audience",
                     spec.entry().map_or("", |entry| entry)
@@ -202,7 +216,8 @@ impl Mirror {
     async fn remove_gone(&mut self) {
         if !self.gone.is_empty() {
             let gone = std::mem::take(&mut self.gone);
-            let left = tokio::task::spawn_blocking(move || remove_all(gone)).await;
+            let writers = self.writers.clone();
+            let left = tokio::task::spawn_blocking(move || writers.remove_all(gone)).await;
             self.gone = left.unwrap_or_default();
         }
     }
@@ -233,33 +248,59 @@ impl Mirror {
         });
     }
 
-    async fn visit(&mut self, index: usize) {
+    /// Starts to write what is due, up to so many files at a time.
+    fn launch(&mut self) {
         let now = self.clock.since_boot();
-        let due = self.files.get(index).filter(|file| file.due <= now);
-        let Some((spec, order)) =
-            due.and_then(|file| Some((Arc::clone(&file.spec), Arc::clone(file.order.as_ref()?))))
-        else {
+        for file in &mut self.files {
+            if self.flights.len() >= MAX_FLIGHTS {
+                return;
+            }
+            if let Some(order) = &file.order
+                && file.due <= now
+                && !file.flies
+            {
+                file.flies = true;
+                let flight = Flight {
+                    spec: Arc::clone(&file.spec),
+                    order: Arc::clone(order),
+                    names: Arc::clone(&self.sources.names.borrow()),
+                    minter: Arc::clone(&self.minter),
+                    audit: Arc::clone(&self.sources.audit),
+                    writers: self.writers.clone(),
+                };
+                self.flights.spawn(flight.fly());
+            }
+        }
+    }
+
+    /// Notes how the writing of a file went. What it was written for may be gone by now.
+    fn land(&mut self, landed: Landed) {
+        let now = self.clock.since_boot();
+        let path = &landed.spec.path;
+        let file = self.files.iter_mut().find(|file| file.spec.path == *path);
+        let Some(file) = file.filter(|file| file.order.is_some()) else {
+            // Nobody is to have it any more.
+            let written = landed.result.ok().map(|(_, _, file)| (path.clone(), file));
+            self.gone.extend(written);
             return;
         };
-        let result = match self.minter.mint(&order).await {
-            // The entry may have gone while the signature was made: look again first.
-            Ok(_) if self.sources_changed() => return,
-            Ok(svid) => self.write(&spec, &order, svid).await,
-            Err(error) => Err(error.into()),
-        };
-        let now = self.clock.since_boot();
-        let Some(file) = self.files.get_mut(index) else {
-            return;
-        };
-        let path = spec.path.display();
-        match result {
+        let as_wanted = file
+            .order
+            .as_ref()
+            .is_some_and(|order| Arc::ptr_eq(order, &landed.order));
+        file.flies = false;
+        match landed.result {
             Ok((validity, kid, written)) => {
                 if std::mem::take(&mut file.complained) {
-                    tracing::info!(%path, "the token file is written again");
+                    tracing::info!(path = %path.display(), "the token file is written again");
                 }
                 file.failures = 0;
                 file.error.clear();
-                file.due = now + refresh_after(&spec, validity.life());
+                file.due = if as_wanted {
+                    now + refresh_after(&landed.spec, validity.life())
+                } else {
+                    Duration::ZERO
+                };
                 file.written = Some(Written {
                     file: written,
                     kid,
@@ -267,12 +308,13 @@ impl Mirror {
                     at: now,
                 });
             }
+            Err(_) if !as_wanted => file.due = Duration::ZERO,
             Err(error) => {
-                let wait = retry_after(spec.ttl, file.failures);
+                let wait = retry_after(landed.spec.ttl, file.failures);
                 if !file.complained {
-                    file.complained = error.complain(&spec.path);
+                    file.complained = error.complain(path);
                 } else {
-                    tracing::debug!(%path, %error, "the token file cannot be written yet");
+                    tracing::debug!(path = %path.display(), %error, "the token file cannot be written yet");
                 }
                 file.error = error.to_string();
                 file.failures = file.failures.saturating_add(1);
@@ -281,28 +323,15 @@ impl Mirror {
         }
     }
 
-    /// Writes a token; tells when it holds, which key signed it and which file it is.
-    async fn write(
-        &self,
-        spec: &Arc<TokenFileSpec>,
-        order: &Order,
-        svid: JwtSvid,
-    ) -> Result<(Validity, Arc<str>, FileId), MirrorError> {
-        let names = Arc::clone(&self.sources.names.borrow());
-        let (validity, file) = (svid.validity, Arc::clone(spec));
-        let content = Zeroizing::new(spec.format.render(&svid, &order.audience));
-        let work = move || put(&file, &names, content.as_bytes());
-        let done = tokio::task::spawn_blocking(work).await;
-        let file = done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
-        let audit = &self.sources.audit;
-        let entry = spec.entry().map(|entry| &**entry);
-        audit.written(&spec.path, entry, &order.audience, &svid);
-        Ok((validity, svid.kid, file))
-    }
-
     fn pause(&self) -> Duration {
         let now = self.clock.since_boot();
-        let waiting = self.files.iter().filter(|file| file.order.is_some());
+        if self.flights.len() >= MAX_FLIGHTS {
+            return LOOK_EVERY;
+        }
+        let waiting = self
+            .files
+            .iter()
+            .filter(|file| file.order.is_some() && !file.flies);
         let next = waiting.map(|file| file.due.saturating_sub(now)).min();
         next.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY))
     }

@@ -62,7 +62,7 @@ impl Dir {
     ///
     /// The first component that does not hold.
     pub fn open(path: &Path) -> Result<Self, DirError> {
-        Self::walk(path, None, false)
+        Self::walk(path, None, Trust::default())
     }
 
     /// As [`Dir::open`], for reading files of ours: the last component may be sticky too, since
@@ -72,7 +72,25 @@ impl Dir {
     ///
     /// As [`Dir::open`].
     pub fn open_shared(path: &Path) -> Result<Self, DirError> {
-        Self::walk(path, None, true)
+        let trust = Trust {
+            sticky: true,
+            ..Trust::default()
+        };
+        Self::walk(path, None, trust)
+    }
+
+    /// As [`Dir::open`], where components may also belong to a user: for a thread that works as that
+    /// user, and can do no harm there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::open`].
+    pub fn open_of(path: &Path, uid: u32) -> Result<Self, DirError> {
+        let trust = Trust {
+            also: Some(uid),
+            ..Trust::default()
+        };
+        Self::walk(path, None, trust)
     }
 
     /// As [`Dir::open`], making what is missing with the permission bits `mode`.
@@ -81,10 +99,10 @@ impl Dir {
     ///
     /// As [`Dir::open`], and what the kernel says to making a directory.
     pub fn create(path: &Path, mode: u32) -> Result<Self, DirError> {
-        Self::walk(path, Some(mode), false)
+        Self::walk(path, Some(mode), Trust::default())
     }
 
-    fn walk(path: &Path, create: Option<u32>, shared: bool) -> Result<Self, DirError> {
+    fn walk(path: &Path, create: Option<u32>, trust: Trust) -> Result<Self, DirError> {
         let mut names = Vec::new();
         for component in path.components() {
             match component {
@@ -105,7 +123,11 @@ impl Dir {
         let mut fd = openat(AT_FDCWD, "/", step | OFlag::O_PATH, Mode::empty())
             .map_err(|errno| io_error(&at, errno))?;
         for (index, name) in names.iter().enumerate() {
-            check_trust(&fd, &at, true)?;
+            let above = Trust {
+                sticky: true,
+                ..trust
+            };
+            check_trust(&fd, &at, above)?;
             at.push(name);
             let last = index + 1 == names.len();
             let flags = step | if last { OFlag::O_RDONLY } else { OFlag::O_PATH };
@@ -120,7 +142,7 @@ impl Dir {
                 }
             })?;
         }
-        check_trust(&fd, &at, shared)?;
+        check_trust(&fd, &at, trust)?;
         Ok(Self { fd, path: at })
     }
 }
@@ -152,18 +174,27 @@ fn make_directory(
 }
 
 /// Checks that only root and we decide what lies below a directory.
-fn check_trust(fd: &OwnedFd, path: &Path, sticky: bool) -> Result<(), DirError> {
+fn check_trust(fd: &OwnedFd, path: &Path, trust: Trust) -> Result<(), DirError> {
     let stat = fstat(fd).map_err(|errno| DirError::Io {
         path: path.to_owned(),
         source: errno.into(),
     })?;
-    check_owner(&stat, path, sticky)
+    check_owner(&stat, path, trust)
 }
 
-/// Checks that a file belongs to root or to us and that nobody else can write it; where it may be
-/// `sticky`, others may if it is.
-pub fn check_owner(stat: &FileStat, path: &Path, sticky: bool) -> Result<(), DirError> {
-    if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
+/// Whom a file or directory may belong to besides root and us, and who may write there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Trust {
+    /// Others may write in it if it is sticky.
+    pub sticky: bool,
+    /// It may belong to this user.
+    pub also: Option<u32>,
+}
+
+/// Checks whom a file belongs to, and that nobody else can write it.
+pub fn check_owner(stat: &FileStat, path: &Path, trust: Trust) -> Result<(), DirError> {
+    let trusted = [0, geteuid().as_raw()].contains(&stat.st_uid);
+    if !trusted && trust.also != Some(stat.st_uid) {
         return Err(DirError::Owner {
             path: path.to_owned(),
             uid: stat.st_uid,
@@ -171,7 +202,7 @@ pub fn check_owner(stat: &FileStat, path: &Path, sticky: bool) -> Result<(), Dir
     }
     // With an access list, the bits of the group tell what others may at most.
     let by_others = stat.st_mode & 0o022 != 0;
-    let sticky = stat.st_mode & 0o1000 != 0 && sticky;
+    let sticky = stat.st_mode & 0o1000 != 0 && trust.sticky;
     if by_others && !sticky {
         return Err(DirError::Writable {
             path: path.to_owned(),

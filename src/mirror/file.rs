@@ -163,6 +163,30 @@ pub enum MirrorError {
     /// We may not give it away.
     #[error("{0}: giving a file to another user or group needs root or CAP_CHOWN and CAP_FOWNER")]
     Owner(io::Error),
+    /// Its directory belongs to somebody, and the file is to belong to somebody else.
+    #[error(
+        "its directory belongs to uid {0}, so it can belong to nobody else: leave out owner, or use a directory of root"
+    )]
+    OtherOwner(u32),
+    /// Its directory belongs to somebody who is not in that group.
+    #[error("its directory belongs to uid {0}, who is not in the group {1}")]
+    OtherGroup(u32, u32),
+    /// Its directory belongs to somebody whom we cannot become.
+    #[error(
+        "its directory belongs to uid {uid}: writing there needs root, or CAP_SETUID and CAP_SETGID ({source})"
+    )]
+    Become {
+        /// Whose it is.
+        uid: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another token belongs in it by now.
+    #[error("another token belongs in it")]
+    Obsolete,
+    /// Its file system does not answer.
+    #[error("its directory does not answer")]
+    Hangs,
     /// It cannot be written.
     #[error(transparent)]
     Write(io::Error),
@@ -186,15 +210,21 @@ impl MirrorError {
     }
 }
 
-/// Writes one file. What is lost in a power cut is made again at the next start, so nothing is
-/// waited for.
-pub fn put(spec: &TokenFileSpec, names: &Names, token: &[u8]) -> Result<FileId, MirrorError> {
-    let (Some(directory), Some(name)) = (
-        spec.path.parent(),
-        spec.path.file_name().and_then(|name| name.to_str()),
-    ) else {
-        return Err(MirrorError::Write(io::ErrorKind::InvalidFilename.into()));
-    };
+/// Where a file lies: its directory, and its name there.
+///
+/// # Errors
+///
+/// It lies nowhere.
+pub fn place(path: &Path) -> Result<(&Path, &str), MirrorError> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let invalid = || MirrorError::Write(io::ErrorKind::InvalidFilename.into());
+    path.parent().zip(name).ok_or_else(invalid)
+}
+
+/// Writes one file into a directory of root or of the agent's user. What is lost in a power cut is
+/// made again at the next start, so nothing is waited for.
+pub fn put(spec: &TokenFileSpec, names: &Names, content: &[u8]) -> Result<FileId, MirrorError> {
+    let (directory, name) = place(&spec.path)?;
     let dir = if spec.create_directory {
         Dir::create(directory, 0o755)?
     } else {
@@ -215,46 +245,11 @@ pub fn put(spec: &TokenFileSpec, names: &Names, token: &[u8]) -> Result<FileId, 
         owner: Some(owner),
         group: Some(group),
     };
-    let written = dir.replace(name, token, attributes, Persistence::Volatile);
+    let written = dir.replace(name, content, attributes, Persistence::Volatile);
     written.map_err(|error| match error.raw_os_error() {
         Some(libc::EPERM) => MirrorError::Owner(error),
         _ => MirrorError::Write(error),
     })
-}
-
-/// Removes files whose token nobody is to have any more; gives back those that could not be.
-pub fn remove_all(files: Vec<(PathBuf, FileId)>) -> Vec<(PathBuf, FileId)> {
-    files
-        .into_iter()
-        .filter(|(path, id)| !is_removed(path, *id))
-        .collect()
-}
-
-/// Removes one, if it is still the one that was written; whether nothing is left to do.
-fn is_removed(path: &Path, id: FileId) -> bool {
-    let (Some(directory), Some(name)) = (
-        path.parent(),
-        path.file_name().and_then(|name| name.to_str()),
-    ) else {
-        return true;
-    };
-    let removed = match Dir::open(directory) {
-        // With its directory, the file is gone too.
-        Err(error) if error.is_missing() => Ok(false),
-        opened => opened
-            .map_err(io::Error::other)
-            .and_then(|dir| dir.remove_own(name, id)),
-    };
-    let path = path.display();
-    match removed {
-        Ok(true) => tracing::info!(%path, "the token file is removed"),
-        Ok(false) => tracing::info!(%path, "the token file is no longer ours: left alone"),
-        Err(error) => {
-            tracing::warn!(%path, %error, "the token file cannot be removed; trying again");
-            return false;
-        }
-    }
-    true
 }
 
 /// How long a fresh token stays in its file: a share of its life, moved by up to a tenth for each

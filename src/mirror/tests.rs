@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use super::file::{MirrorError, put};
 use super::*;
 use crate::attest::names::Account;
 use crate::attest::unix::UnixSpec;

@@ -185,22 +185,29 @@ impl Sandbox {
 
     /// As [`Sandbox::start`], with more in the environment.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Agent {
-        let mut agent = self.spawn_with(environment);
+        self.start_under(&[], environment)
+    }
+
+    /// As [`Sandbox::start_with`], by a command that becomes the agent.
+    pub fn start_under(&self, prefix: &[&str], environment: &[(&str, &str)]) -> Agent {
+        let mut agent = self.spawn_under(prefix, environment);
         agent.wait_for_state("READY=1");
         agent
     }
 
     /// Starts the agent and waits for nothing.
     pub fn spawn(&self) -> Agent {
-        self.spawn_with(&[])
+        self.spawn_under(&[], &[])
     }
 
-    fn spawn_with(&self, environment: &[(&str, &str)]) -> Agent {
+    fn spawn_under(&self, prefix: &[&str], environment: &[(&str, &str)]) -> Agent {
         let notify = UnixDatagram::bind(self.path(&format!("notify.{}", nanos()))).unwrap();
         notify.set_read_timeout(Some(DEADLINE)).unwrap();
         let address = notify.local_addr().unwrap();
         let log = self.path(&format!("log.{}", nanos()));
-        let child = Command::new(binary())
+        let mut words = prefix.iter().map(std::path::Path::new).chain([binary()]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .args(["run", "--config"])
             .arg(self.config())
             .envs(environment.iter().copied())
