@@ -6,6 +6,7 @@
 
 mod file;
 mod flight;
+mod renew;
 mod writer;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::file::{Chosen, Format, Holder, TokenFileSpec};
 use self::file::{refresh_after, retry_after};
 use self::flight::{Flight, Landed};
+pub use self::renew::Renewal;
 use self::writer::Writers;
 use crate::attest::names::Names;
 use crate::audit::Audit;
@@ -280,7 +282,7 @@ impl Mirror {
         let file = self.files.iter_mut().find(|file| file.spec.path == *path);
         let Some(file) = file.filter(|file| file.order.is_some()) else {
             // Nobody is to have it any more.
-            let written = landed.result.ok().map(|(_, _, file)| (path.clone(), file));
+            let written = landed.result.ok().map(|done| (path.clone(), done.file));
             self.gone.extend(written);
             return;
         };
@@ -290,21 +292,21 @@ impl Mirror {
             .is_some_and(|order| Arc::ptr_eq(order, &landed.order));
         file.flies = false;
         match landed.result {
-            Ok((validity, kid, written)) => {
+            Ok(done) => {
                 if std::mem::take(&mut file.complained) {
                     tracing::info!(path = %path.display(), "the token file is written again");
                 }
                 file.failures = 0;
-                file.error.clear();
+                file.error = done.untold;
                 file.due = if as_wanted {
-                    now + refresh_after(&landed.spec, validity.life())
+                    now + refresh_after(&landed.spec, done.validity.life())
                 } else {
                     Duration::ZERO
                 };
                 file.written = Some(Written {
-                    file: written,
-                    kid,
-                    validity,
+                    file: done.file,
+                    kid: done.kid,
+                    validity: done.validity,
                     at: now,
                 });
             }

@@ -69,6 +69,7 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("mirror", "audit"),
     ("mirror", "authority"),
     ("mirror", "issue"),
+    ("mirror", "proc"),
     ("registry", "attest"),
     ("audit", "peer"),
     ("workload_api", "pb"),

@@ -253,6 +253,8 @@ static TOKEN_FILE: BlockSpec = BlockSpec {
         opt("owner", Kind::Text, Derived("the directory's owner"), "Owner of the file, by name or number."),
         opt("group", Kind::Text, Derived("the directory's group"), "Group of the file, by name or number."),
         opt("mode", Kind::Mode, Default("\"0400\""), "Permission bits of the file."),
+        opt("pid_file", Kind::Path, Derived("nobody is told"), "Holds the id of a process that is signalled after each write."),
+        opt("renew_signal", Kind::Choice(&["SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"]), Derived("nobody is told"), "The signal."),
         opt("create_directory", Kind::Bool, Default("true"), "Make missing directories below <runtime_dir>/tokens; elsewhere they are waited for."),
     ],
     blocks: &[],

@@ -5,6 +5,8 @@ mod holder;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use self::holder::{holder, issuer, key, refuse_unmeant_sharing};
 use super::context::{Context, account};
 use super::diagnostic::Place;
@@ -12,7 +14,7 @@ use super::hcl::Block;
 use super::value::closest;
 use crate::duration::show_duration;
 use crate::entry::{Audience, Claims, ReservedClaim};
-use crate::mirror::{Format, Holder, TokenFileSpec};
+use crate::mirror::{Format, Holder, Renewal, TokenFileSpec};
 use crate::registry::rules::Rules;
 use crate::svid::AudienceClaim;
 
@@ -66,6 +68,7 @@ fn token_file(
         refresh_at,
         mode: mode(block, context)?,
         create_directory: block.flag("create_directory") && below_tokens,
+        renewal: renewal(block, context),
     })
 }
 
@@ -93,6 +96,31 @@ fn claims(block: &Block, context: &mut Context<'_>) -> Claims {
             .error(place, error.to_string(), ReservedClaim::HELP);
         Claims::default()
     })
+}
+
+fn renewal(block: &Block, context: &mut Context<'_>) -> Option<Renewal> {
+    let signal = match block.text("renew_signal").as_deref() {
+        Some("SIGINT") => Some(Signal::INT),
+        Some("SIGTERM") => Some(Signal::TERM),
+        Some("SIGUSR1") => Some(Signal::USR1),
+        Some("SIGUSR2") => Some(Signal::USR2),
+        Some(_) => Some(Signal::HUP),
+        None => None,
+    };
+    match (block.path("pid_file"), signal) {
+        (Some(pid_file), Some(signal)) => Some(Renewal { pid_file, signal }),
+        (None, None) => None,
+        (pid_file, _) => {
+            let (there, lacking) = match pid_file {
+                Some(_) => ("pid_file", "renew_signal"),
+                None => ("renew_signal", "pid_file"),
+            };
+            let message = format!("{there} is of no use without {lacking}");
+            let help = format!("write {lacking} too, or remove {there}");
+            context.report.error(block.place_of(there), message, help);
+            None
+        }
+    }
 }
 
 fn mode(block: &Block, context: &mut Context<'_>) -> Option<u32> {

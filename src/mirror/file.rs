@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 use thiserror::Error;
 
+use super::renew::Renewal;
 use crate::attest::names::{Account, Names, NoAccount};
 use crate::clock::unix_seconds;
 use crate::durable::{Attributes, Dir, DirError, FileId, Persistence};
@@ -48,6 +49,8 @@ pub struct TokenFileSpec {
     pub group: Option<Account>,
     /// Whether missing directories are made.
     pub create_directory: bool,
+    /// Whom to tell of each write.
+    pub renewal: Option<Renewal>,
 }
 
 /// Whose token a file holds.

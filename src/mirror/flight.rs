@@ -25,11 +25,21 @@ pub struct Flight {
     pub writers: Writers,
 }
 
-/// How it went: when the token holds, which key signed it, and which file it is.
+/// A token that lies in its file.
+pub struct Done {
+    pub validity: Validity,
+    /// The key that signed it.
+    pub kid: Arc<str>,
+    pub file: FileId,
+    /// Why its reader was not told, where it was to be.
+    pub untold: String,
+}
+
+/// How it went.
 pub struct Landed {
     pub spec: Arc<TokenFileSpec>,
     pub order: Arc<Order>,
-    pub result: Result<(Validity, Arc<str>, FileId), MirrorError>,
+    pub result: Result<Done, MirrorError>,
 }
 
 impl Flight {
@@ -45,7 +55,7 @@ impl Flight {
         }
     }
 
-    async fn write(&self) -> Result<(Validity, Arc<str>, FileId), MirrorError> {
+    async fn write(&self) -> Result<Done, MirrorError> {
         let svid = self.minter.mint(&self.order).await?;
         if Arc::strong_count(&self.order) == 1 {
             // The mirror has let go of it while the signature was made.
@@ -54,12 +64,27 @@ impl Flight {
         let content = Zeroizing::new(self.spec.format.render(&svid, &self.order.audience));
         let (spec, names) = (Arc::clone(&self.spec), Arc::clone(&self.names));
         let writers = self.writers.clone();
-        let work = move || writers.put(&spec, &names, content);
+        let work = move || {
+            let file = writers.put(&spec, &names, content)?;
+            let told = spec.renewal.as_ref().map_or(Ok(()), |to| writers.renew(to));
+            let path = spec.path.display();
+            let untold = told.err().map(|error| {
+                tracing::warn!(%path, %error, "the token file is written, and its reader was not told");
+                format!("its reader was not told: {error}")
+            });
+            Ok((file, untold.unwrap_or_default()))
+        };
         let done = tokio::task::spawn_blocking(work).await;
-        let file = done.map_err(|error| MirrorError::Write(io::Error::other(error)))??;
+        let done = done.map_err(|error| MirrorError::Write(io::Error::other(error)))?;
+        let (file, untold) = done.map_err(|error: MirrorError| error)?;
         let entry = self.spec.entry().map(|entry| &**entry);
         self.audit
             .written(&self.spec.path, entry, &self.order.audience, &svid);
-        Ok((svid.validity, svid.kid, file))
+        Ok(Done {
+            validity: svid.validity,
+            kid: svid.kid,
+            file,
+            untold,
+        })
     }
 }

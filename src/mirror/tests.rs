@@ -26,6 +26,7 @@ fn spec(path: PathBuf) -> TokenFileSpec {
         owner: None,
         group: None,
         create_directory: false,
+        renewal: None,
     }
 }
 

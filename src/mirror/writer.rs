@@ -115,9 +115,13 @@ impl Writers {
         })
     }
 
-    /// Does something in a thread that is somebody else. One that does not come back is left behind,
-    /// and keeps others from going after it.
-    fn as_user<T: Send + 'static>(
+    /// Does something at a path in a thread that is somebody else. One that does not come back is
+    /// left behind, and keeps others from going after it.
+    ///
+    /// # Errors
+    ///
+    /// That of the work, or that it was not done or not in time.
+    pub fn as_user<T: Send + 'static>(
         &self,
         uid: u32,
         path: PathBuf,
@@ -156,7 +160,8 @@ impl Writers {
 }
 
 /// Somebody whom the calling thread has become.
-struct Became {
+#[derive(Debug)]
+pub struct Became {
     groups: Vec<u32>,
 }
 

@@ -111,3 +111,13 @@ fn two_files_have_one_identity_only_if_both_mean_it() {
     assert!(told.contains("identity of \"/run/a\" too"), "{told}");
     assert_eq!(both("shared = true", "shared = true"), "");
 }
+
+#[test]
+fn a_signal_needs_a_process_and_a_process_a_signal() {
+    let told = file("entry = \"e\"\n  pid_file = \"/run/x.pid\"");
+    assert!(told.contains("of no use without renew_signal"), "{told}");
+    let told = file("entry = \"e\"\n  renew_signal = \"SIGHUP\"");
+    assert!(told.contains("of no use without pid_file"), "{told}");
+    let told = file("entry = \"e\"\n  pid_file = \"/run/x.pid\"\n  renew_signal = \"SIGKILL\"");
+    assert!(told.contains("SIGKILL"), "{told}");
+}
