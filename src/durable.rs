@@ -299,18 +299,28 @@ impl Dir {
     ///
     /// What the kernel says to listing the directory.
     pub fn sweep(&self) -> io::Result<()> {
-        for name in self.names()?.iter().filter(|name| is_temporary(name)) {
+        for name in self.temporaries()? {
             match fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) if kind(&stat) == SFlag::S_IFREG && stat.st_nlink == 1 => {
-                    self.discard(name);
-                }
-                Ok(stat) if kind(&stat) == SFlag::S_IFDIR => {
-                    let _ = unlinkat(&self.fd, name.as_str(), UnlinkatFlags::RemoveDir);
+                    self.discard(&name);
                 }
                 _ => {}
             }
         }
+        self.sweep_directories()
+    }
+
+    /// As [`Dir::sweep`], of directories alone.
+    fn sweep_directories(&self) -> io::Result<()> {
+        for name in self.temporaries()? {
+            // Does nothing to what is no directory, or is not empty.
+            let _ = unlinkat(&self.fd, name.as_str(), UnlinkatFlags::RemoveDir);
+        }
         Ok(())
+    }
+
+    fn temporaries(&self) -> io::Result<impl Iterator<Item = String>> {
+        Ok(self.names()?.into_iter().filter(|name| is_temporary(name)))
     }
 
     /// Removes a temporary file; one that stays is swept at the next start.

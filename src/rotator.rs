@@ -318,15 +318,19 @@ impl Rotator {
             let key = hand.keys().iter().find(|key| key.jwk.kid() == kid);
             let chain = match key {
                 Some(key) if key.state() != KeyState::Tainted => key.chain.clone(),
-                _ => return Err(RotationError::NoKey(format!("there is no key {kid}"))),
+                _ => {
+                    let reason = format!("there is no key {kid}; agent key list shows all");
+                    return Err(RotationError::NoKey(reason));
+                }
             };
             let done = self.with_tools(&issuers, |tools| hand.taint(&chain, kid, tools));
             self.note(&hand);
             done?;
             chain
         };
+        // Whoever waits for this is not to wait for the making of the key after the next.
         let chains = std::slice::from_ref(&chain);
-        let done = self.work_on(&chain.issuer, &issuers, chains, Until::Rest);
+        let done = self.work_on(&chain.issuer, &issuers, chains, Until::Signing);
         self.wake.notify_one();
         done?;
         let active = self

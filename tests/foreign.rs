@@ -6,8 +6,9 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use common::{Need, Sandbox, as_user, entry, eventually, have, issuer, text};
+use common::{Need, Sandbox, as_user, binary, entry, eventually, have, issuer, text};
 
 const OTHER: u32 = 1003;
 
@@ -171,8 +172,11 @@ fn an_agent_that_may_become_nobody_says_so_and_serves_the_others() {
     let house = House::new();
     let file = house.home.join("token");
     let honest = house.configure(&[(&file, "")]);
-    let without = ["setpriv", "--bounding-set", "-setuid,-setgid"];
-    let agent = house.sandbox.start_under(&without, &[]);
+    let mut without = Command::new("setpriv");
+    without
+        .args(["--bounding-set", "-setuid,-setgid"])
+        .arg(binary());
+    let agent = house.sandbox.start_by(without, &[]);
     token_of(0, &honest);
     eventually("the log tells", || {
         agent

@@ -6,9 +6,10 @@ use tonic::{Request, Response, Status};
 
 use super::operator;
 use crate::entry::KeyRef;
+use crate::key::record::KeyState;
 use crate::pb::admin::keys_server::Keys;
 use crate::pb::admin::{RotateKeyRequest, RotateKeyResponse, TaintKeyRequest, TaintKeyResponse};
-use crate::rotator::{Replaced, RotationError, Rotator};
+use crate::rotator::{KeyStatus, Replaced, RotationError, Rotator};
 
 /// The service.
 pub struct KeysService {
@@ -36,7 +37,9 @@ impl KeysService {
         let fits = |named: &str, name: &str| named.is_empty() || named == name;
         let mut chains: Vec<KeyRef> = Vec::new();
         for status in self.rotator.status() {
-            for found in status.keys {
+            // What has signed stays in the documents even where its block is gone.
+            let over = |key: &KeyStatus| matches!(key.state, KeyState::Retired | KeyState::Tainted);
+            for found in status.keys.into_iter().filter(|key| !over(key)) {
                 let chain = KeyRef {
                     issuer: Arc::clone(&status.name),
                     key: found.name,

@@ -136,3 +136,12 @@ fn a_failed_rename_leaves_no_temporary_file() {
     assert!(dir.replace("f", b"x", OWN, Persistence::Volatile).is_err());
     assert_eq!(dir.names().unwrap(), ["f"]);
 }
+
+#[test]
+fn making_a_directory_removes_one_that_was_never_finished() {
+    let (directory, dir) = sandbox();
+    let left = directory.path().join(temporary_name().unwrap());
+    fs::create_dir(&left).unwrap();
+    dir.create_below("made", 0o755).unwrap();
+    assert_eq!(dir.names().unwrap(), ["made"]);
+}

@@ -148,29 +148,49 @@ impl Dir {
 }
 
 /// Makes a directory with exactly these permission bits, whatever the umask says: it has its name
-/// only when it has its mode, and the name is on the disk before anything is put into it.
+/// only when it has its mode, and the name is on the disk before anything is put into it. What an
+/// agent left that was killed while it did the same is removed.
 fn make_directory(
     parent: &OwnedFd,
     name: &std::ffi::OsStr,
     mode: u32,
     flags: OFlag,
 ) -> nix::Result<OwnedFd> {
-    let temporary = temporary_name().map_err(|_| Errno::EIO)?;
-    let readable = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    mkdirat(parent, temporary.as_str(), Mode::S_IRWXU)?;
-    let named = openat(parent, temporary.as_str(), readable, Mode::empty()).and_then(|made| {
-        fchmod(&made, Mode::from_bits_truncate(mode))?;
-        let exclusive = RenameFlags::RENAME_NOREPLACE;
-        renameat2(parent, temporary.as_str(), parent, name, exclusive)
-    });
-    if let Err(errno) = named {
-        let _ = unlinkat(parent, temporary.as_str(), UnlinkatFlags::RemoveDir);
-        if errno != Errno::EEXIST {
-            return Err(errno);
-        }
+    let listed = Dir {
+        fd: openat(parent, ".", READABLE, Mode::empty())?,
+        path: PathBuf::new(),
+    };
+    let _ = listed.sweep_directories();
+    let mut named = make_named(parent, name, mode);
+    if named == Err(Errno::ENOENT) {
+        // Another agent that makes one here took ours for a dead one's.
+        named = make_named(parent, name, mode);
     }
-    fsync(openat(parent, ".", readable, Mode::empty())?)?;
+    match named {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    fsync(&listed.fd)?;
     openat(parent, name, flags, Mode::empty())
+}
+
+const READABLE: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+fn make_named(parent: &OwnedFd, name: &std::ffi::OsStr, mode: u32) -> nix::Result<()> {
+    let temporary = temporary_name().map_err(|_| Errno::EIO)?;
+    mkdirat(parent, temporary.as_str(), Mode::S_IRWXU)?;
+    openat(parent, temporary.as_str(), READABLE, Mode::empty())
+        .and_then(|made| {
+            fchmod(&made, Mode::from_bits_truncate(mode))?;
+            let exclusive = RenameFlags::RENAME_NOREPLACE;
+            renameat2(parent, temporary.as_str(), parent, name, exclusive)
+        })
+        .inspect_err(|_| {
+            let _ = unlinkat(parent, temporary.as_str(), UnlinkatFlags::RemoveDir);
+        })
 }
 
 /// Checks that only root and we decide what lies below a directory.

@@ -178,6 +178,17 @@ impl KeyRecord {
         }
     }
 
+    /// Every moment that is recorded of it.
+    pub fn stamps(&self) -> impl Iterator<Item = &Stamp> {
+        let later = [
+            &self.published,
+            &self.activated,
+            &self.retired,
+            &self.tainted,
+        ];
+        std::iter::once(&self.created).chain(later.into_iter().flatten())
+    }
+
     /// Its form in the state file.
     pub fn to_stored(&self) -> StoredRecord {
         let mut jwk = self.jwk.members();

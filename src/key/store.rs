@@ -261,8 +261,12 @@ impl KeyStore {
             Ok((state, generation, written)) => {
                 self.generation = generation;
                 self.bytes = bytes;
-                if written.is_well_after(&self.latest, Duration::ZERO) {
-                    self.latest = written;
+                // The file itself may have been written by a clock that was wrong already.
+                let stamps = state.keys.iter().flat_map(KeyRecord::stamps);
+                for stamp in stamps.chain([&written]) {
+                    if stamp.is_well_after(&self.latest, Duration::ZERO) {
+                        self.latest = stamp.clone();
+                    }
                 }
                 Ok(Some(state))
             }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::rules::{EntryRequest, Rules, names};
@@ -26,6 +26,8 @@ use crate::entry::{Entry, EntrySet};
 
 /// The longest time between two looks at entries that end.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The time between two looks at a store that does not work.
+const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// What a call needs of the entries and the attestor, at one moment.
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ pub struct Registry {
     current: watch::Sender<Arc<Snapshot>>,
     names: watch::Sender<Arc<WantedNames>>,
     trouble: Mutex<String>,
+    /// Wakes who looks after the store, when it has ceased to work.
+    ceased: Notify,
     clock: Arc<dyn Clock>,
 }
 
@@ -59,7 +63,10 @@ impl Registry {
         other_names: WantedNames,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, EntryStoreError> {
-        let (store, records) = EntryStore::open(&private.join("entries.redb"))?;
+        let (store, records, trouble) = EntryStore::open(&private.join("entries.redb"))?;
+        if let Some(error) = &trouble {
+            tracing::error!(%error, "entries cannot be kept; those that were go on, and it is tried again");
+        }
         let snapshot = Snapshot {
             entries: EntrySet::default(),
             unix: rules.unix,
@@ -80,7 +87,8 @@ impl Registry {
             inner: Mutex::new(inner),
             current: watch::Sender::new(Arc::new(snapshot)),
             names: watch::Sender::default(),
-            trouble: Mutex::default(),
+            trouble: Mutex::new(trouble.map(|error| error.to_string()).unwrap_or_default()),
+            ceased: Notify::new(),
             clock,
         };
         registry.publish(&registry.inner());
@@ -230,16 +238,34 @@ impl Registry {
         let mut changes = self.subscribe();
         loop {
             let next = self.inner().next_end(self.clock.now());
-            let pause = next.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
+            let longest = if self.trouble().is_empty() {
+                LOOK_EVERY
+            } else {
+                TRY_EVERY
+            };
+            let pause = next.map_or(longest, |wait| wait.min(longest));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
                 // A new entry may end sooner than all others.
                 _ = changes.changed() => {}
+                () = self.ceased.notified() => continue,
             }
             let registry = Arc::clone(&self);
             // The end is durable too, which waits for the disk.
-            let _ = tokio::task::spawn_blocking(move || registry.remove_ended()).await;
+            let look = move || {
+                registry.try_again();
+                registry.remove_ended();
+            };
+            let _ = tokio::task::spawn_blocking(look).await;
+        }
+    }
+
+    /// Looks whether a store that did not work does again.
+    fn try_again(&self) {
+        let mut inner = self.inner();
+        if !self.trouble().is_empty() && self.kept_well(inner.store.try_again()).is_ok() {
+            tracing::info!("entries can be kept again");
         }
     }
 
@@ -274,6 +300,9 @@ impl Registry {
     /// Remembers whether the store works.
     fn kept_well(&self, result: Result<(), EntryStoreError>) -> Result<(), EntryStoreError> {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_empty() && result.is_err() {
+            self.ceased.notify_one();
+        }
         *trouble = result
             .as_ref()
             .err()

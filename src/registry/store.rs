@@ -1,9 +1,13 @@
 //! Entries that were made while the agent ran, on disk: one record each, in a small database of
 //! which every change is either there as a whole or not at all.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -62,6 +66,9 @@ pub struct EntryStore {
     database: Option<Database>,
 }
 
+/// The database, its records in order, and why it cannot be changed, if it cannot.
+pub type Opened = (EntryStore, Vec<(u64, Record)>, Option<EntryStoreError>);
+
 /// One change to the database.
 #[derive(Debug)]
 pub enum Change<'a> {
@@ -72,46 +79,62 @@ pub enum Change<'a> {
 }
 
 impl EntryStore {
-    /// Opens the database, making it where there is none, and reads all records in order.
+    /// Opens the database, making it where there is none, and reads all records in order. Where the
+    /// disk does not let it be written, its records hold all the same, and why nothing can be
+    /// changed is told beside them.
     ///
     /// # Errors
     ///
     /// Why it cannot be used; it is then as it was.
-    pub fn open(path: &Path) -> Result<(Self, Vec<(u64, Record)>), EntryStoreError> {
-        let database = Database::create(path).map_err(|error| problem(path, error))?;
-        let store = Self {
+    pub fn open(path: &Path) -> Result<Opened, EntryStoreError> {
+        let problem = |error: redb::Error| problem(path, error);
+        let (database, trouble) = match create(path) {
+            Ok(database) => (database, None),
+            Err(error @ redb::Error::Io(_)) => {
+                let copied = begin(copy(path)).map_err(problem)?;
+                (copied, Some(problem(error)))
+            }
+            Err(error) => return Err(problem(error)),
+        };
+        let mut store = Self {
             path: path.to_owned(),
             database: Some(database),
         };
-        store.check_version()?;
         let records = store.read()?;
-        Ok((store, records))
+        if trouble.is_some() {
+            // A change of the copy would be lost.
+            store.database = None;
+        }
+        Ok((store, records, trouble))
     }
 
-    fn check_version(&self) -> Result<(), EntryStoreError> {
-        let problem = |error: redb::Error| problem(&self.path, error);
-        let found = || -> Result<Option<u64>, redb::Error> {
-            let write = self.database()?.begin_write()?;
-            write.open_table(RECORDS)?;
-            let mut meta = write.open_table(META)?;
-            let found = meta.get(VERSION_KEY)?.map(|version| version.value());
-            if found.is_none() {
-                meta.insert(VERSION_KEY, VERSION)?;
-            }
-            drop(meta);
-            write.commit()?;
-            Ok(found)
-        };
-        match found().map_err(problem)? {
-            Some(found) if found > VERSION => Err(EntryStoreError::Newer {
-                path: self.path.clone(),
-                found,
-            }),
-            _ => Ok(()),
-        }
+    /// Finds out whether changes can be kept again, after they could not.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot.
+    pub fn try_again(&mut self) -> Result<(), EntryStoreError> {
+        // The old one holds the lock on the file.
+        self.database = None;
+        let database = create(&self.path);
+        self.database = Some(database.map_err(|error| problem(&self.path, error))?);
+        Ok(())
     }
 
     fn read(&self) -> Result<Vec<(u64, Record)>, EntryStoreError> {
+        let version = || -> Result<Option<u64>, redb::Error> {
+            let meta = self.database()?.begin_read()?.open_table(META)?;
+            Ok(meta.get(VERSION_KEY)?.map(|version| version.value()))
+        };
+        match version().map_err(|error| problem(&self.path, error))? {
+            Some(found) if found > VERSION => {
+                return Err(EntryStoreError::Newer {
+                    path: self.path.clone(),
+                    found,
+                });
+            }
+            _ => {}
+        }
         let read = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
             let table = self.database()?.begin_read()?.open_table(RECORDS)?;
             let mut rows = Vec::new();
@@ -145,10 +168,7 @@ impl EntryStore {
         if self.try_apply(changes).is_ok() {
             return Ok(());
         }
-        // The old one holds the lock on the file.
-        self.database = None;
-        let reopened = Database::create(&self.path);
-        self.database = Some(reopened.map_err(|error| problem(&self.path, error))?);
+        self.try_again()?;
         self.try_apply(changes)
             .map_err(|error| problem(&self.path, error))
     }
@@ -171,6 +191,49 @@ impl EntryStore {
         write.commit()?;
         Ok(())
     }
+}
+
+/// Opens the database, or makes one. That has its name only when it is whole, since a part of one
+/// is no database and never becomes one.
+fn create(path: &Path) -> Result<Database, redb::Error> {
+    if !path.try_exists()? {
+        let part = path.with_extension("redb.new");
+        // What an agent has left that was killed at this.
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => drop(begin(Database::create(&part))?),
+        }
+        std::fs::rename(part, path)?;
+        if let Some(directory) = path.parent() {
+            std::fs::File::open(directory)?.sync_all()?;
+        }
+    }
+    begin(Database::create(path))
+}
+
+/// A database that has its tables, and was written to prove that it can be.
+fn begin(opened: Result<Database, DatabaseError>) -> Result<Database, redb::Error> {
+    let database = opened?;
+    let write = database.begin_write()?;
+    write.open_table(RECORDS)?;
+    let mut meta = write.open_table(META)?;
+    let found = meta.get(VERSION_KEY)?.map(|version| version.value());
+    meta.insert(VERSION_KEY, found.unwrap_or(VERSION))?;
+    drop(meta);
+    write.commit()?;
+    Ok(database)
+}
+
+/// What is in the database, in memory alone; nothing where there is no file.
+fn copy(path: &Path) -> Result<Database, DatabaseError> {
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        bytes => bytes?,
+    };
+    let memory = InMemoryBackend::new();
+    memory.set_len(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
+    memory.write(0, &bytes)?;
+    Database::builder().create_with_backend(memory)
 }
 
 fn problem(path: &Path, reason: impl ToString) -> EntryStoreError {

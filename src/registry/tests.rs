@@ -209,3 +209,12 @@ fn a_store_of_a_later_agent_is_refused() {
     let refused = EntryStore::open(&path).unwrap_err().to_string();
     assert!(refused.contains("format 2"), "{refused}");
 }
+
+#[test]
+fn what_a_killed_agent_left_of_a_new_database_is_no_database() {
+    let sandbox = Sandbox::new();
+    let part = sandbox.directory.path().join("entries.redb.new");
+    std::fs::write(&part, [0; 4096]).unwrap();
+    drop(sandbox.open());
+    assert!(!part.exists());
+}

@@ -10,6 +10,7 @@ use crate::attest::names::Names;
 use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::entry::KeyRef;
+use crate::jose::jwk::Jwk;
 use crate::key::plan::{ChainSpec, Early, Next, Step, Turn, next, ready_in};
 use crate::key::record::{KeyRecord, KeyState, Now};
 use crate::key::signing::SigningKey;
@@ -55,6 +56,8 @@ pub struct Hand {
     pub written: HashMap<Arc<str>, Vec<Document>>,
     /// The issuers whose documents are known to be out.
     pub up: BTreeSet<Arc<str>>,
+    /// Keys whose files are still to go.
+    doomed: Vec<Jwk>,
 }
 
 impl Hand {
@@ -71,6 +74,7 @@ impl Hand {
             secrets: secrets.into_iter().map(named).collect(),
             written: HashMap::new(),
             up: BTreeSet::new(),
+            doomed: Vec::new(),
         }
     }
 
@@ -124,22 +128,28 @@ impl Hand {
     ///
     /// # Errors
     ///
-    /// What the disk says; a file that no record names may be left, until the next start.
+    /// What the disk says; a file that no record names is left to [`Hand::clear`].
     pub fn prepare(
         &mut self,
         chain: KeyRef,
         key: SigningKey,
         tools: &Tools<'_>,
     ) -> Result<(), RotationError> {
-        self.store.put(&key)?;
+        if !self.doomed.is_empty() {
+            // Where no record can be made, one file that none names is enough.
+            self.save(self.state.clone(), tools)?;
+        }
+        let jwk = key.jwk().clone();
+        let put = self.store.put(&key);
+        put.inspect_err(|_| self.doomed.push(jwk.clone()))?;
         let mut state = self.state.clone();
         let now = self.now(tools).stamp;
         state
             .keys
-            .push(KeyRecord::prepared(chain, key.jwk().clone(), now));
-        self.save(state, tools)?;
-        self.secrets
-            .insert(key.jwk().kid().to_owned(), Arc::new(key));
+            .push(KeyRecord::prepared(chain, jwk.clone(), now));
+        self.save(state, tools)
+            .inspect_err(|_| self.doomed.push(jwk.clone()))?;
+        self.secrets.insert(jwk.kid().to_owned(), Arc::new(key));
         Ok(())
     }
 
@@ -245,8 +255,26 @@ impl Hand {
         self.save(state, tools)?;
         self.show(tools);
         self.secrets.remove(kid);
-        self.store.remove(&removed.jwk)?;
+        let gone = self.store.remove(&removed.jwk);
+        gone.inspect_err(|_| self.doomed.push(removed.jwk.clone()))?;
         tracing::info!(key = %chain, kid, state = removed.state().name(), "key removed");
+        Ok(())
+    }
+
+    /// Removes key files that an error has left behind.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says.
+    pub fn clear(&mut self, tools: &Tools<'_>) -> Result<(), RotationError> {
+        if !self.doomed.is_empty() {
+            // What is on the disk may name them, where the error came late.
+            self.save(self.state.clone(), tools)?;
+        }
+        while let Some(jwk) = self.doomed.last() {
+            self.store.remove(jwk)?;
+            self.doomed.pop();
+        }
         Ok(())
     }
 

@@ -281,6 +281,11 @@ fn a_tainted_key_leaves_everything_at_once_and_its_successor_signs() {
     sandbox.clock.advance(MARGIN);
     let (bad, good) = (signing_kid(&rotator), kid_in(&rotator, KeyState::Published));
     assert_eq!(rotator.taint(&bad).unwrap(), Some(good.clone()));
+    assert_eq!(
+        states(&rotator),
+        [KeyState::Active],
+        "nothing else was waited for"
+    );
     assert_eq!(signing_kid(&rotator), good);
     assert!(
         activations(&rotator, "vacant"),

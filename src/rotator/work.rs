@@ -89,6 +89,8 @@ impl Rotator {
         until: Until,
     ) -> Result<Duration, RotationError> {
         let issuer = issuers.iter().find(|issuer| issuer.name == *name);
+        // A file that cannot be removed keeps nothing from being done.
+        let cleared = self.with_tools(issuers, |tools| self.hand().clear(tools));
         if let Some(issuer) = issuer
             && self.hand().up.contains(name)
         {
@@ -110,7 +112,7 @@ impl Rotator {
                         self.with_tools(issuers, |tools| hand.inspect(issuer, tools))?;
                     }
                     self.note(&hand);
-                    return Ok(sleep);
+                    return cleared.map(|()| sleep);
                 }
             };
             if let Step::Prepare { .. } = step {

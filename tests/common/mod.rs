@@ -27,6 +27,8 @@ pub enum Need {
     Node,
     /// strace, to make system calls fail or kill.
     Strace,
+    /// libfaketime, to set the wall clock of single processes.
+    Faketime,
 }
 
 /// Whether all of it is there. If not, says so, or fails where the whole suite is demanded.
@@ -37,6 +39,7 @@ pub fn have(needs: &[Need]) -> bool {
             Need::Python if python().is_none() => "Python with the packages spiffe and PyJWT",
             Need::Node if !node_packages() => "Node with the packages @grpc/grpc-js and jose",
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
+            Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             _ => continue,
         };
@@ -67,6 +70,14 @@ pub fn python() -> Option<&'static Path> {
         usable.then_some(path)
     };
     PYTHON.get_or_init(find).as_deref()
+}
+
+/// What to preload into a process so that it sees another wall clock, if there is such a thing.
+pub fn faketime() -> Option<String> {
+    let mut command = Command::new("faketime");
+    let shown = command.args(["-f", "+0", "printenv", "LD_PRELOAD"]);
+    let library = text(&shown.output().ok()?.stdout);
+    Some(library.trim().to_owned()).filter(|library| !library.is_empty())
 }
 
 /// Where `.ci/run` puts packages of Node.
@@ -185,29 +196,27 @@ impl Sandbox {
 
     /// As [`Sandbox::start`], with more in the environment.
     pub fn start_with(&self, environment: &[(&str, &str)]) -> Agent {
-        self.start_under(&[], environment)
+        self.start_by(Command::new(binary()), environment)
     }
 
-    /// As [`Sandbox::start_with`], by a command that becomes the agent.
-    pub fn start_under(&self, prefix: &[&str], environment: &[(&str, &str)]) -> Agent {
-        let mut agent = self.spawn_under(prefix, environment);
+    /// As [`Sandbox::start_with`], by a command that in the end becomes the agent.
+    pub fn start_by(&self, command: Command, environment: &[(&str, &str)]) -> Agent {
+        let mut agent = self.spawn_by(command, environment);
         agent.wait_for_state("READY=1");
         agent
     }
 
     /// Starts the agent and waits for nothing.
     pub fn spawn(&self) -> Agent {
-        self.spawn_under(&[], &[])
+        self.spawn_by(Command::new(binary()), &[])
     }
 
-    fn spawn_under(&self, prefix: &[&str], environment: &[(&str, &str)]) -> Agent {
+    fn spawn_by(&self, mut command: Command, environment: &[(&str, &str)]) -> Agent {
         let notify = UnixDatagram::bind(self.path(&format!("notify.{}", nanos()))).unwrap();
         notify.set_read_timeout(Some(DEADLINE)).unwrap();
         let address = notify.local_addr().unwrap();
         let log = self.path(&format!("log.{}", nanos()));
-        let mut words = prefix.iter().map(std::path::Path::new).chain([binary()]);
-        let child = Command::new(words.next().unwrap())
-            .args(words)
+        let child = command
             .args(["run", "--config"])
             .arg(self.config())
             .envs(environment.iter().copied())

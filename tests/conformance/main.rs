@@ -13,7 +13,15 @@ mod fetch;
 mod house;
 mod ids;
 mod page;
+mod rotation;
 mod tokens;
+#[path = "../common/turnover.rs"]
+mod turnover;
 mod validate;
+#[path = "../common/verifier.rs"]
+mod verifier;
+#[path = "../common/web.rs"]
+mod web;
+mod webroot;
 #[path = "../common/wire.rs"]
 mod wire;

@@ -32,7 +32,8 @@ pub fn take(private: &Dir) -> Result<Flock<File>, StoreError> {
             let holder = private
                 .read(LOCK)
                 .ok()
-                .and_then(|b| String::from_utf8(b).ok());
+                .and_then(|b| String::from_utf8(b).ok())
+                .filter(|pid| !pid.trim().is_empty());
             let holder =
                 holder.map_or_else(String::new, |pid| format!(" (process {})", pid.trim()));
             return Err(StoreError::Locked {

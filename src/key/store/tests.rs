@@ -145,6 +145,18 @@ fn a_clock_before_the_last_known_time_is_suspected() {
 }
 
 #[test]
+fn a_wrong_clock_is_suspected_at_the_next_start_too() {
+    let sandbox = Sandbox::new();
+    sandbox.with_a_key();
+    sandbox.clock.set_wall(0);
+    for _ in 0..2 {
+        let (mut store, state, _) = sandbox.open().unwrap();
+        assert!(store.suspects(&store.watch().now(&sandbox.clock)));
+        store.save(&state, &sandbox.clock).unwrap();
+    }
+}
+
+#[test]
 fn keys_that_others_may_read_are_refused() {
     let sandbox = Sandbox::new();
     let (record, key_file) = sandbox.with_a_key();
