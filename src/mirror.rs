@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::file::{Chosen, Format, Holder, TokenFileSpec};
-use self::file::{refresh_after, retry_after};
+use self::file::refresh_after;
+pub use self::file::{Chosen, Format, Holder, TokenFileSpec, retry_after};
 use self::flight::{Flight, Landed};
 pub use self::renew::Renewal;
 use self::writer::Writers;

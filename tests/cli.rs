@@ -207,6 +207,7 @@ fn every_command_has_help_and_a_wrong_one_exits_with_2() {
         "validate",
         "check-webroot",
         "fetch-jwt",
+        "exec",
         "validate-jwt",
         "fetch-bundle",
     ] {

@@ -1,16 +1,17 @@
 //! `agent dev`: an agent for the current user, without any configuration.
 
 use std::fmt::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use nix::unistd::{Uid, geteuid, mkdtemp};
+use nix::unistd::Uid;
 
+use super::place::{make_private, remove, runtime_dir};
 use super::run::serve;
-use super::{Exit, Failure, Outcome, complain, say};
+use super::{Exit, Failure, Outcome, say};
 use crate::config::Config;
 use crate::durable::{Attributes, Dir, Persistence};
 use crate::jose::jws::Unverified;
@@ -84,14 +85,7 @@ impl Place {
         let (path, temporary) = match (&args.dir, runtime_dir()) {
             (Some(dir), _) => (dir.clone(), false),
             (None, Some(runtime)) => (runtime.join("svid-agent"), false),
-            (None, None) => {
-                let template = std::env::temp_dir().join("svid-agent.XXXXXX");
-                let made = mkdtemp(&template);
-                (
-                    made.with_context(|| format!("cannot make {}", template.display()))?,
-                    true,
-                )
-            }
+            (None, None) => (make_private(&std::env::temp_dir())?, true),
         };
         let length = std::path::absolute(&path)?.as_os_str().len() + LONGEST.len();
         anyhow::ensure!(
@@ -116,22 +110,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.temporary
-            && let Err(error) = std::fs::remove_dir_all(&self.path)
-        {
-            complain(format_args!(
-                "agent: cannot remove {}: {error}",
-                self.path.display()
-            ));
+        if self.temporary {
+            remove(&self.path);
         }
     }
-}
-
-/// `$XDG_RUNTIME_DIR`, if it is there and ours: after `su` it may be somebody else's.
-fn runtime_dir() -> Option<PathBuf> {
-    let path = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    let meta = std::fs::metadata(&path).ok()?;
-    (path.is_absolute() && meta.is_dir() && meta.uid() == geteuid().as_raw()).then_some(path)
 }
 
 /// The configuration as a text, so that it can be read, kept and changed.

@@ -1,14 +1,13 @@
 //! `agent fetch-bundle`: the keys that tokens of this trust domain are signed with.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::place::put_public;
 use super::{Exit, Outcome, SocketArgs, complain, runtime, say};
-use crate::durable::{Attributes, Dir, Persistence};
 use crate::workload_api::client::ClientError;
 
 /// Between two streams of `--watch`.
@@ -88,20 +87,5 @@ fn deliver(args: &FetchBundleArgs, text: &str) -> anyhow::Result<()> {
     let Some(path) = &args.write else {
         return Ok(say(text)?);
     };
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let problem = || format!("cannot write {}", path.display());
-    let directory = directory.canonicalize().with_context(problem)?;
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name = name
-        .context("the file has no usable name")
-        .with_context(problem)?;
-    let bytes = format!("{text}\n").into_bytes();
-    Dir::open(&directory)
-        .with_context(problem)?
-        .replace_if_changed(name, &bytes, Attributes::own(0o644), Persistence::Volatile)
-        .with_context(problem)?;
-    Ok(())
+    put_public(path, format!("{text}\n").as_bytes())
 }

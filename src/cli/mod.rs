@@ -3,13 +3,16 @@
 mod check_webroot;
 mod dev;
 mod entry;
+mod exec;
 mod fetch_bundle;
 mod fetch_jwt;
 mod files;
 mod key;
+mod place;
 mod run;
 mod spire;
 mod status;
+mod token;
 mod validate;
 mod validate_jwt;
 
@@ -44,6 +47,8 @@ pub enum Exit {
     Internal,
     /// The configuration is wrong.
     Config,
+    /// As a program ended that was run, or could not be.
+    Code(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -56,6 +61,7 @@ impl From<Exit> for ExitCode {
             Exit::NoAgent => 4,
             Exit::Internal => 70,
             Exit::Config => 78,
+            Exit::Code(code) => code,
         })
     }
 }
@@ -81,6 +87,12 @@ impl Failure {
     fn with_help(self, help: &str) -> Self {
         let reason = anyhow::anyhow!("{}; {help}", explain(&self.reason));
         Self { reason, ..self }
+    }
+
+    /// Whether the reader of our output went away, as `head` does.
+    fn is_closed_pipe(&self) -> bool {
+        let error = self.reason.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
@@ -118,6 +130,7 @@ enum Command {
     Validate(validate::ValidateArgs),
     CheckWebroot(check_webroot::CheckWebrootArgs),
     FetchJwt(fetch_jwt::FetchJwtArgs),
+    Exec(exec::ExecArgs),
     ValidateJwt(validate_jwt::ValidateJwtArgs),
     FetchBundle(fetch_bundle::FetchBundleArgs),
     Status(status::StatusArgs),
@@ -238,6 +251,7 @@ pub fn main() -> Exit {
         Command::Validate(args) => validate::validate(&args),
         Command::CheckWebroot(args) => check_webroot::check_webroot(&args),
         Command::FetchJwt(args) => fetch_jwt::fetch_jwt(&args),
+        Command::Exec(args) => exec::exec(&args),
         Command::ValidateJwt(args) => validate_jwt::validate_jwt(&args),
         Command::FetchBundle(args) => fetch_bundle::fetch_bundle(&args),
         Command::Status(args) => status::status(&args),
@@ -248,9 +262,7 @@ pub fn main() -> Exit {
         Command::Files(args) => files::files(&args),
     };
     outcome.unwrap_or_else(|failure| {
-        // The reader of our output went away, as `head` does.
-        let closed = failure.reason.downcast_ref::<io::Error>();
-        if closed.is_none_or(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+        if !failure.is_closed_pipe() {
             complain(format_args!("agent: {}", explain(&failure.reason)));
         }
         failure.exit
@@ -273,7 +285,8 @@ fn explain(error: &anyhow::Error) -> String {
 /// What clap says about the command line, but for tokens that somebody put there.
 fn usage(error: &clap::Error) -> String {
     let mut text = error.render().to_string();
-    for argument in std::env::args().filter(|argument| argument.starts_with("eyJ")) {
+    let arguments = std::env::args_os().filter_map(|argument| argument.into_string().ok());
+    for argument in arguments.filter(|argument| argument.starts_with("eyJ")) {
         text = text.replace(&argument, "<a token>");
         text.push_str(
             "\nTokens are read from standard input or --file, where other users cannot see them.\n",

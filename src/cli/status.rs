@@ -205,6 +205,6 @@ pub(super) fn file_to_json(file: &TokenFile) -> Value {
 fn show_time(seconds: u64) -> Value {
     match seconds {
         0 => Value::Null,
-        seconds => json!(super::fetch_jwt::show_time(from_unix_seconds(seconds))),
+        seconds => json!(super::token::show_time(from_unix_seconds(seconds))),
     }
 }

@@ -65,8 +65,8 @@ impl Dir {
         Self::walk(path, None, Trust::default())
     }
 
-    /// As [`Dir::open`], for reading files of ours: the last component may be sticky too, since
-    /// nobody can take away or replace what is not his there.
+    /// As [`Dir::open`], for files of ours: the last component may be sticky too, since nobody can
+    /// take away or replace what is not his there.
     ///
     /// # Errors
     ///

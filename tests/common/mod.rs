@@ -323,6 +323,34 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// The lines of a pipe as they come; fails where one is waited for that does not. The pipe is closed
+/// when nobody waits for lines any more and another one has come.
+pub fn lines(pipe: impl Read + Send + 'static) -> impl Iterator<Item = String> {
+    use std::io::{BufRead, BufReader};
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(pipe).lines().map_while(Result::ok);
+        lines.map(|line| sender.send(line)).all(|sent| sent.is_ok())
+    });
+    std::iter::from_fn(move || match receiver.recv_timeout(DEADLINE) {
+        Ok(line) => Some(line),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => panic!("not within {DEADLINE:?}: a line"),
+    })
+}
+
+/// What a token says, whoever signed it.
+pub fn claims(token: &str) -> serde_json::Value {
+    use base64::Engine;
+
+    let parts: Vec<_> = token.split('.').collect();
+    assert_eq!(parts.len(), 3, "no token: {token:?}");
+    let payload = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(parts[1]);
+    serde_json::from_slice(&payload.unwrap()).unwrap()
+}
+
 /// A running agent; killed when dropped, and its log shown if the test fails.
 pub struct Agent {
     child: Child,

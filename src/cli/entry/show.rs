@@ -44,7 +44,7 @@ pub fn entry_text(entry: &Entry) -> String {
         rows.push(("Hint", spec.hint));
     }
     if spec.expires_at > 0 {
-        let end = crate::cli::fetch_jwt::show_time(from_unix_seconds(spec.expires_at));
+        let end = crate::cli::token::show_time(from_unix_seconds(spec.expires_at));
         rows.push(("Expires at", end));
     }
     if !entry.configured {
