@@ -12,11 +12,14 @@ use crate::clock::Clock;
 use crate::entry::KeyRef;
 use crate::jose::jwk::Jwk;
 use crate::key::plan::{ChainSpec, Early, Next, Step, Turn, next, ready_in};
-use crate::key::record::{KeyRecord, KeyState, Now};
+use crate::key::record::{KeyRecord, KeyState, Now, Stamp};
 use crate::key::signing::SigningKey;
 use crate::key::store::{KeyStore, State};
 use crate::metrics::Metrics;
 use crate::publish::webroot::Document;
+
+/// A disk that takes longer than this is waited for, and the wait counted.
+const SLOW: Duration = Duration::from_millis(200);
 
 /// What a step is taken with.
 pub struct Tools<'a> {
@@ -188,14 +191,22 @@ impl Hand {
     /// The documents come out with the keys that were made, others see them, and it is recorded.
     fn publish_new(&mut self, chain: &KeyRef, tools: &Tools<'_>) -> Result<(), RotationError> {
         let mut state = self.state.clone();
-        let now = self.now(tools).stamp;
-        for key in &mut state.keys {
-            if key.chain.issuer == chain.issuer && key.state() == KeyState::Prepared {
-                tracing::info!(key = %key.chain, kid = key.jwk.kid(), "key published");
+        let is_new =
+            |key: &KeyRecord| key.chain.issuer == chain.issuer && key.state() == KeyState::Prepared;
+        let new: Vec<_> = state.keys.iter().map(is_new).collect();
+        let stamp = |state: &mut State, now: Stamp| {
+            let keys = state.keys.iter_mut().zip(&new);
+            for (key, _) in keys.filter(|(_, new)| **new) {
                 key.published = Some(now.clone());
             }
-        }
+        };
+        stamp(&mut state, self.now(tools).stamp);
         self.write_documents(&chain.issuer, &mut state, tools)?;
+        // The margin begins when verifiers can read them, however long that took.
+        stamp(&mut state, self.now(tools).stamp);
+        for (key, _) in state.keys.iter().zip(&new).filter(|(_, new)| **new) {
+            tracing::info!(key = %key.chain, kid = key.jwk.kid(), "key published");
+        }
         self.save(state, tools)?;
         self.show(tools);
         Ok(())
@@ -221,6 +232,15 @@ impl Hand {
         }
         self.save(state, tools)?;
         self.show(tools);
+        let late = self.now(tools);
+        if now.age(&late) > SLOW {
+            // The former key has signed until now, and must stay for those tokens too.
+            let former = |key: &&mut KeyRecord| key.retired.as_ref() == Some(&now);
+            let mut state = self.state.clone();
+            let keys = state.keys.iter_mut().filter(former);
+            keys.for_each(|key| key.retired = Some(late.stamp.clone()));
+            self.save(state, tools)?;
+        }
         let why = match turn {
             Turn::Early(early) => early.name(),
             Turn::Due => "due",
