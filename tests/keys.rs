@@ -143,11 +143,12 @@ fn a_command_that_names_no_key_says_what_to_name() {
     let sandbox = sandbox(3600);
     let agent = sandbox.start();
     let before = keys(&sandbox);
-    let unknown = complaint(&sandbox.run(&["key", "taint", "nonesuch"]));
-    assert!(
-        unknown.contains("there is no key nonesuch; agent key list"),
-        "{unknown}"
-    );
+    // Ids begin with a hyphen as often as with any other of their characters.
+    for kid in ["nonesuch", "-nonesuch", "-hnonesuch", "--nonesuch"] {
+        let unknown = complaint(&sandbox.run(&["key", "taint", kid]));
+        let wanted = format!("there is no key {kid}; agent key list");
+        assert!(unknown.contains(&wanted), "{unknown}");
+    }
     let rotate = |more: &[&str]| complaint(&sandbox.run(&[&["key", "rotate"], more].concat()));
     for more in [["--issuer", "other"], ["--key", "other"]] {
         let none = rotate(&more);

@@ -57,6 +57,8 @@ struct RotateArgs {
 #[derive(Debug, Args)]
 struct TaintArgs {
     /// The id of the key, as `agent key list` shows it.
+    // One in sixty-four begins with a hyphen.
+    #[arg(allow_hyphen_values = true)]
     kid: String,
 
     #[command(flatten)]
