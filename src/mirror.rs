@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::file::refresh_after;
@@ -37,6 +37,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// So many files are written at a time. One that hangs holds up no other.
 const MAX_FLIGHTS: usize = 32;
+
+/// How long a round waits for files to be removed.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How far the wall clock may move from the clock that nobody sets before that counts as a step.
 const LARGEST_DRIFT: Duration = Duration::from_secs(5);
@@ -65,6 +68,8 @@ pub struct Mirror {
     files: Vec<Scheduled>,
     /// Files that are to be removed.
     gone: Vec<(PathBuf, FileId)>,
+    /// Files that are being removed; gives back those that could not be.
+    removal: Option<JoinHandle<Vec<(PathBuf, FileId)>>>,
     /// Files that are being written.
     flights: JoinSet<Landed>,
     writers: Writers,
@@ -127,6 +132,7 @@ impl Mirror {
             clock,
             files: Vec::new(),
             gone: Vec::new(),
+            removal: None,
             flights: JoinSet::new(),
             writers: Writers::default(),
             shown: watch::Sender::default(),
@@ -214,13 +220,20 @@ impl Mirror {
     }
 
     /// Removes files whose token nobody is to have any more; one that cannot be is tried again with
-    /// the next round.
+    /// the next round, and one in a directory that does not answer is not waited for.
     async fn remove_gone(&mut self) {
-        if !self.gone.is_empty() {
+        if self.removal.is_none() && !self.gone.is_empty() {
             let gone = std::mem::take(&mut self.gone);
             let writers = self.writers.clone();
-            let left = tokio::task::spawn_blocking(move || writers.remove_all(gone)).await;
-            self.gone = left.unwrap_or_default();
+            let work = move || writers.remove_all(gone);
+            self.removal = Some(tokio::task::spawn_blocking(work));
+        }
+        let Some(removal) = &mut self.removal else {
+            return;
+        };
+        if let Ok(left) = tokio::time::timeout(REMOVAL_PATIENCE, removal).await {
+            self.gone.extend(left.unwrap_or_default());
+            self.removal = None;
         }
     }
 
@@ -298,7 +311,9 @@ impl Mirror {
                 }
                 file.failures = 0;
                 file.error = done.untold;
-                file.due = if as_wanted {
+                // A key may have been tainted while the file was written.
+                let good = as_wanted && self.sources.authority.believes(&done.kid);
+                file.due = if good {
                     now + refresh_after(&landed.spec, done.validity.life())
                 } else {
                     Duration::ZERO
