@@ -14,7 +14,14 @@ use nix::unistd::Pid;
 /// A command of the binary, which makes its directory in `tmp` of the sandbox.
 fn exec(sandbox: &Sandbox, options: &[&str], program: &[&str]) -> Command {
     let arguments = [&["exec", "--audience", "a"], options, &["--"], program].concat();
-    let mut command = sandbox.command(&arguments);
+    let agent = sandbox.command(&arguments);
+    // Whatever whoever runs the tests has ignored, as nohup does, is not ignored here.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(agent.get_program());
+    command.args(agent.get_args());
+    for (name, value) in agent.get_envs() {
+        command.env(name, value.unwrap());
+    }
     let tmp = sandbox.path("tmp");
     fs::create_dir_all(&tmp).unwrap();
     command.env_remove("XDG_RUNTIME_DIR").env("TMPDIR", tmp);
@@ -194,7 +201,8 @@ fn signals_reach_the_program() {
 fn signals_that_the_caller_ignores_stay_ignored() {
     let sandbox = Sandbox::with_entry("ES256");
     let _agent = sandbox.start();
-    let agent = exec(&sandbox, &[], &["grep", "SigIgn", "/proc/self/status"]);
+    let show = ["grep", "SigIgn", "/proc/self/status"];
+    let agent = sandbox.command(&[&["exec", "--audience", "a", "--"][..], &show].concat());
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
     shell.arg(agent.get_program()).args(agent.get_args());
