@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -90,16 +90,31 @@ fn node_packages() -> bool {
     ["@grpc/grpc-js", "jose"].iter().all(there)
 }
 
-/// The binary under test, where users other than root can execute it too.
+/// The binary under test, where users other than root can execute it too: one copy for all tests,
+/// since nothing is left to remove it when they end.
 pub fn binary() -> &'static Path {
-    static COPY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let copy = || {
-        let dir = open_tempdir();
-        let path = dir.path().join("agent");
-        fs::copy(env!("CARGO_BIN_EXE_agent"), &path).unwrap();
-        (dir, path)
-    };
-    &COPY.get_or_init(copy).1
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    COPY.get_or_init(|| {
+        let built = Path::new(env!("CARGO_BIN_EXE_agent"));
+        let meta = fs::metadata(built).unwrap();
+        let name = format!(
+            "svid-agent-test-{}-{:x}-{:x}{:08x}",
+            nix::unistd::geteuid(),
+            meta.ino(),
+            meta.mtime(),
+            meta.mtime_nsec()
+        );
+        let place = std::env::temp_dir().join(name);
+        if !place.join("agent").exists() {
+            let dir = open_tempdir();
+            fs::copy(built, dir.path().join("agent")).unwrap();
+            // Another test may have been quicker.
+            if fs::rename(dir.path(), &place).is_ok() {
+                let _ = dir.keep();
+            }
+        }
+        place.join("agent")
+    })
 }
 
 /// A directory that other users can enter.
