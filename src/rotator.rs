@@ -180,7 +180,7 @@ impl Rotator {
             let found = active
                 .iter()
                 .all(|key| out.iter().any(|kid| kid == key.jwk.kid()));
-            let inspected = self.with_tools(&issuers, |tools| {
+            let inspected = self.with_tools(|tools| {
                 let inspected = hand.inspect(issuer, tools);
                 if inspected.is_err() && found {
                     hand.bring_up(issuer, tools);
@@ -204,7 +204,7 @@ impl Rotator {
     /// What went wrong; nothing of it is in use then.
     pub fn start_new(&self, issuer: &IssuerSpec) -> Result<(), RotationError> {
         let chains = issuer.chain_names();
-        self.work_on(&issuer.name, &self.issuers(), &chains, Until::Signing)
+        self.work_on(&issuer.name, &chains, Until::Signing)
             .map(drop)
     }
 
@@ -216,18 +216,18 @@ impl Rotator {
     /// The first issuer that cannot be brought up. The documents are then again those of before.
     pub fn prepare(&self, new: Vec<IssuerSpec>) -> Result<Prepared, RotationError> {
         let former = self.issuers();
-        let mut all = new.clone();
-        let is_new = |old: &&IssuerSpec| new.iter().all(|issuer| issuer.name != old.name);
-        all.extend(former.iter().filter(is_new).cloned());
         let known = self.kids();
+        // A round that comes in between must take neither for gone.
+        self.have(union(&new, &former));
         let brought_up = new.iter().try_for_each(|issuer| {
-            self.work_on(&issuer.name, &all, &issuer.chain_names(), Until::Signing)
+            self.work_on(&issuer.name, &issuer.chain_names(), Until::Signing)
                 .map(drop)
         });
         if let Err(error) = brought_up {
-            self.forget(&known, &former);
+            self.have(former.clone());
+            self.forget(&known);
             for issuer in &former {
-                let restored = self.with_tools(&former, |tools| self.hand().inspect(issuer, tools));
+                let restored = self.with_tools(|tools| self.hand().inspect(issuer, tools));
                 if let Err(error) = restored {
                     tracing::error!(issuer = %issuer.name, %error, "its documents cannot be restored");
                 }
@@ -239,7 +239,8 @@ impl Rotator {
 
     /// Removes the keys of chains that are not configured and that are not known: they were made in
     /// vain, and nobody has had a token of them.
-    fn forget(&self, known: &BTreeSet<String>, issuers: &[IssuerSpec]) {
+    fn forget(&self, known: &BTreeSet<String>) {
+        let issuers = self.issuers();
         let mut hand = self.hand();
         let mut keys = hand.keys().to_vec();
         let configured = |chain: &KeyRef| {
@@ -251,7 +252,7 @@ impl Rotator {
         for key in keys {
             let kid = key.jwk.kid().to_owned();
             let step = Step::Remove { kid };
-            let removed = self.with_tools(issuers, |tools| hand.take(&key.chain, &step, tools));
+            let removed = self.with_tools(|tools| hand.take(&key.chain, &step, tools));
             if let Err(error) = removed {
                 tracing::error!(key = %key.chain, %error, "a key that was made in vain cannot be removed yet");
             }
@@ -270,7 +271,7 @@ impl Rotator {
     /// Puts prepared issuers in force. Chains that are gone sign no longer; their keys are believed
     /// until their tokens have ended. Blocks on the disk.
     pub fn settle(&self, prepared: Prepared) {
-        *self.issuers.lock().unwrap_or_else(PoisonError::into_inner) = prepared.0;
+        self.have(prepared.0);
         self.round();
         self.wake.notify_one();
     }
@@ -282,24 +283,23 @@ impl Rotator {
     ///
     /// There is no such key, or the disk failed.
     pub fn replace(&self, chain: &KeyRef) -> Result<Replaced, RotationError> {
-        let issuers = self.issuers();
         let none = || RotationError::NoKey(format!("no key signs for {chain}"));
         let former = {
             let mut hand = self.hand();
             let kid = hand.active(chain).map(|key| key.jwk.kid().to_owned());
             let kid = kid.ok_or_else(none)?;
-            self.with_tools(&issuers, |tools| hand.replace(&kid, tools))?;
+            self.with_tools(|tools| hand.replace(&kid, tools))?;
             kid
         };
         let chains = std::slice::from_ref(chain);
-        self.work_on(&chain.issuer, &issuers, chains, Until::Rest)?;
+        self.work_on(&chain.issuer, chains, Until::Rest)?;
         self.wake.notify_one();
         let hand = self.hand();
         let active = hand.active(chain).ok_or_else(none)?;
         if active.jwk.kid() != former {
             return Ok(Replaced::By(active.jwk.kid().to_owned()));
         }
-        let ready = self.with_tools(&issuers, |tools| hand.ready_in(chain, tools));
+        let ready = self.with_tools(|tools| hand.ready_in(chain, tools));
         Ok(Replaced::In(ready.unwrap_or_default()))
     }
 
@@ -312,7 +312,6 @@ impl Rotator {
     /// There is no such key, or the disk failed: where the record of it was still made, the rest is
     /// tried again until it works.
     pub fn taint(&self, kid: &str) -> Result<Option<String>, RotationError> {
-        let issuers = self.issuers();
         let chain = {
             let mut hand = self.hand();
             let key = hand.keys().iter().find(|key| key.jwk.kid() == kid);
@@ -323,14 +322,14 @@ impl Rotator {
                     return Err(RotationError::NoKey(reason));
                 }
             };
-            let done = self.with_tools(&issuers, |tools| hand.taint(&chain, kid, tools));
+            let done = self.with_tools(|tools| hand.taint(&chain, kid, tools));
             self.note(&hand);
             done?;
             chain
         };
         // Whoever waits for this is not to wait for the making of the key after the next.
         let chains = std::slice::from_ref(&chain);
-        let done = self.work_on(&chain.issuer, &issuers, chains, Until::Signing);
+        let done = self.work_on(&chain.issuer, chains, Until::Signing);
         self.wake.notify_one();
         done?;
         let active = self
@@ -340,10 +339,11 @@ impl Rotator {
         Ok(active)
     }
 
-    fn with_tools<T>(&self, issuers: &[IssuerSpec], work: impl FnOnce(&Tools<'_>) -> T) -> T {
+    fn with_tools<T>(&self, work: impl FnOnce(&Tools<'_>) -> T) -> T {
+        let issuers = self.issuers();
         let names = Arc::clone(&self.parts.names.borrow());
         work(&Tools {
-            issuers,
+            issuers: &issuers,
             authority: &self.parts.authority,
             clock: &*self.parts.clock,
             names: &names,
@@ -366,6 +366,10 @@ impl Rotator {
         change(Arc::make_mut(&mut shown));
     }
 
+    fn have(&self, issuers: Vec<IssuerSpec>) {
+        *self.issuers.lock().unwrap_or_else(PoisonError::into_inner) = issuers;
+    }
+
     fn issuers(&self) -> Vec<IssuerSpec> {
         self.issuers
             .lock()
@@ -377,6 +381,22 @@ impl Rotator {
         // The state changes only after it is durable, so a panic leaves none half-changed.
         self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// New issuers with all that is in force beside them.
+fn union(new: &[IssuerSpec], former: &[IssuerSpec]) -> Vec<IssuerSpec> {
+    let mut all = new.to_vec();
+    for old in former {
+        match all.iter_mut().find(|issuer| issuer.name == old.name) {
+            Some(issuer) => {
+                for (name, chain) in &old.chains {
+                    issuer.chains.entry(Arc::clone(name)).or_insert(*chain);
+                }
+            }
+            None => all.push(old.clone()),
+        }
+    }
+    all
 }
 
 #[cfg(test)]

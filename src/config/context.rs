@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::diagnostic::{Diagnostics, Place};
 use super::hcl::Block;
 use crate::attest::names::{Account, WantedNames};
-use crate::entry::Entry;
+use crate::entry::{Claims, Entry, ReservedClaim};
 use crate::registry::is_id;
 use crate::rotator::IssuerSpec;
 use crate::spiffe_id::TrustDomain;
@@ -100,6 +100,17 @@ pub fn account(
     }
     context.want(kind, &text, block.place_of(option));
     Some(Account::Name(text))
+}
+
+/// The `claims` of a block.
+pub fn claims(block: &Block, context: &mut Context<'_>) -> Claims {
+    Claims::new(block.object("claims")).unwrap_or_else(|error| {
+        let place = block.place_of("claims");
+        context
+            .report
+            .error(place, error.to_string(), ReservedClaim::HELP);
+        Claims::default()
+    })
 }
 
 /// Checks the label of a block that names something.

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::context::{Context, account, name};
+use super::context::{Context, account, claims, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
 use crate::duration::show_duration;
-use crate::entry::{Claims, ReservedClaim};
 use crate::issuer::{IssuerUrl, MAX_AWS_ISSUER};
 use crate::jose::{Algorithm, Family};
 use crate::key::plan::{ChainSpec, RotationPolicy};
@@ -133,17 +132,6 @@ pub fn choose_bundle_issuer(agent: &Block, context: &mut Context<'_>) {
             context.report.error(place, message, help);
         }
     }
-}
-
-/// The `claims` of an issuer.
-fn claims(block: &Block, context: &mut Context<'_>) -> Claims {
-    Claims::new(block.object("claims")).unwrap_or_else(|error| {
-        let place = block.place_of("claims");
-        context
-            .report
-            .error(place, error.to_string(), ReservedClaim::HELP);
-        Claims::default()
-    })
 }
 
 fn url(block: &Block, context: &mut Context<'_>) -> Option<IssuerUrl> {

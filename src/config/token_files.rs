@@ -8,12 +8,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use self::holder::{holder, issuer, key, refuse_unmeant_sharing};
-use super::context::{Context, account};
+use super::context::{Context, account, claims};
 use super::diagnostic::Place;
 use super::hcl::Block;
 use super::value::closest;
 use crate::duration::show_duration;
-use crate::entry::{Audience, Claims, ReservedClaim};
+use crate::entry::Audience;
 use crate::mirror::{Format, Holder, Renewal, TokenFileSpec};
 use crate::registry::rules::Rules;
 use crate::svid::AudienceClaim;
@@ -86,16 +86,6 @@ fn warn_of_short_rest(block: &Block, ttl: Duration, refresh_at: f64, context: &m
         );
         context.report.warning(place, message, "Azure's SDKs keep what they read for ten minutes: raise ttl or lower refresh_at if they are meant");
     }
-}
-
-fn claims(block: &Block, context: &mut Context<'_>) -> Claims {
-    Claims::new(block.object("claims")).unwrap_or_else(|error| {
-        let place = block.place_of("claims");
-        context
-            .report
-            .error(place, error.to_string(), ReservedClaim::HELP);
-        Claims::default()
-    })
 }
 
 fn renewal(block: &Block, context: &mut Context<'_>) -> Option<Renewal> {

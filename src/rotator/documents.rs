@@ -25,12 +25,10 @@ impl Hand {
     /// They cannot be written.
     pub fn inspect(&mut self, issuer: &IssuerSpec, tools: &Tools<'_>) -> Result<(), RotationError> {
         let there = issuer.webroot.kids_on_disk();
+        let were_whole = self.written.contains_key(&issuer.name);
         let mut state = self.state.clone();
         let repaired = self.write_documents(&issuer.name, &mut state, tools)?;
-        if state != self.state {
-            self.save(state.clone(), tools)?;
-        }
-        if self.up.contains(&issuer.name) {
+        if were_whole {
             for path in &repaired {
                 let path = path.display();
                 tracing::warn!(%path, "somebody else changed this document: written anew");
@@ -79,9 +77,10 @@ impl Hand {
             let keys = public(&state.keys, |key| key.chain.issuer == issuer.name);
             let bundle = issuer.bundle.then(|| bundle.clone());
             let documents = issuer.webroot.documents(&keys, bundle);
+            // After a failure, what is there may be a part of ours.
+            let former = self.written.remove(&issuer.name);
             let written = issuer.webroot.publish(&documents, tools.names)?;
-            let former = self
-                .written
+            self.written
                 .insert(Arc::clone(&issuer.name), documents.clone());
             if former.is_none_or(|former| former == documents) {
                 foreign.extend(written);

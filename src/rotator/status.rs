@@ -42,7 +42,7 @@ pub struct KeyStatus {
     pub algorithm: Algorithm,
     /// Where it is in its life.
     pub state: KeyState,
-    /// How long it has been in this state, or in the documents where it signs.
+    /// How long it has been in this state.
     pub age: Duration,
     /// How long it is to sign.
     pub lifespan: Duration,

@@ -391,3 +391,31 @@ fn an_issuer_that_is_gone_signs_no_more_and_is_believed_until_its_tokens_have_en
     rotator.round();
     assert!(!believed());
 }
+
+#[test]
+fn a_round_in_the_middle_of_a_reload_takes_neither_the_new_nor_the_old_for_gone() {
+    let sandbox = Sandbox::new();
+    let rotator = sandbox.start(Algorithm::Es256);
+    let old = signing_kid(&rotator);
+    let renamed = |name: &str| {
+        let mut issuer = sandbox.issuer(Algorithm::Es256);
+        let chain = issuer.chains.remove("main").unwrap();
+        issuer.chains.insert(name.into(), chain);
+        issuer
+    };
+    let prepared = rotator.prepare(vec![renamed("next")]).unwrap();
+    let next = KeyRef {
+        key: "next".into(),
+        ..chain()
+    };
+    let new = || {
+        let signer = rotator.parts.authority.signer(&next);
+        signer.map(|signer| signer.key.jwk().kid().to_owned())
+    };
+    let made = new().expect("it signs already");
+    rotator.round();
+    assert_eq!((signing_kid(&rotator), new()), (old, Some(made.clone())));
+    rotator.settle(prepared);
+    assert_eq!(new(), Some(made));
+    assert!(rotator.parts.authority.signer(&chain()).is_none());
+}

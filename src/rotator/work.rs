@@ -68,7 +68,7 @@ impl Rotator {
             chains.extend(keys.iter().filter(|chain| chain.issuer == name).cloned());
             chains.sort();
             chains.dedup();
-            let pause = match self.work_on(&name, &issuers, &chains, Until::Rest) {
+            let pause = match self.work_on(&name, &chains, Until::Rest) {
                 Ok(pause) => {
                     self.recovered(&name);
                     pause
@@ -84,21 +84,20 @@ impl Rotator {
     pub(super) fn work_on(
         &self,
         name: &Arc<str>,
-        issuers: &[IssuerSpec],
         chains: &[KeyRef],
         until: Until,
     ) -> Result<Duration, RotationError> {
-        let issuer = issuers.iter().find(|issuer| issuer.name == *name);
+        let issuer = self.issuers().into_iter().find(|i| i.name == *name);
         // A file that cannot be removed keeps nothing from being done.
-        let cleared = self.with_tools(issuers, |tools| self.hand().clear(tools));
-        if let Some(issuer) = issuer
+        let cleared = self.with_tools(|tools| self.hand().clear(tools));
+        if let Some(issuer) = &issuer
             && self.hand().up.contains(name)
         {
-            self.with_tools(issuers, |tools| self.hand().inspect(issuer, tools))?;
+            self.with_tools(|tools| self.hand().inspect(issuer, tools))?;
         }
         for _ in 0..MAX_STEPS {
             let mut hand = self.hand();
-            let next = self.with_tools(issuers, |tools| hand.next(chains, tools));
+            let next = self.with_tools(|tools| hand.next(chains, tools));
             let next = next.and_then(|next| match (&next.1, until) {
                 (Step::Prepare { successor: true }, Until::Signing) => Err(Duration::ZERO),
                 _ => Ok(next),
@@ -106,10 +105,10 @@ impl Rotator {
             let (chain, step) = match next {
                 Ok(next) => next,
                 Err(sleep) => {
-                    if let Some(issuer) = issuer
+                    if let Some(issuer) = &issuer
                         && !hand.up.contains(name)
                     {
-                        self.with_tools(issuers, |tools| hand.inspect(issuer, tools))?;
+                        self.with_tools(|tools| hand.inspect(issuer, tools))?;
                     }
                     self.note(&hand);
                     return cleared.map(|()| sleep);
@@ -117,10 +116,10 @@ impl Rotator {
             };
             if let Step::Prepare { .. } = step {
                 drop(hand);
-                self.make(issuers, chain)?;
+                self.make(chain)?;
                 continue;
             }
-            let taken = self.with_tools(issuers, |tools| hand.take(&chain, &step, tools));
+            let taken = self.with_tools(|tools| hand.take(&chain, &step, tools));
             self.note(&hand);
             taken?;
         }
@@ -128,7 +127,8 @@ impl Rotator {
     }
 
     /// Makes a key, which takes its time, while others may use the hand.
-    fn make(&self, issuers: &[IssuerSpec], chain: KeyRef) -> Result<(), RotationError> {
+    fn make(&self, chain: KeyRef) -> Result<(), RotationError> {
+        let issuers = self.issuers();
         let issuer = issuers.iter().find(|issuer| issuer.name == chain.issuer);
         let Some(spec) = issuer.and_then(|issuer| issuer.chains.get(&chain.key)) else {
             return Ok(());
@@ -139,7 +139,7 @@ impl Rotator {
             source,
         })?;
         let mut hand = self.hand();
-        self.with_tools(issuers, |tools| {
+        self.with_tools(|tools| {
             // Somebody else may have been quicker.
             match hand.next(std::slice::from_ref(&chain), tools) {
                 Ok((_, Step::Prepare { .. })) => hand.prepare(chain, key, tools),
