@@ -1,5 +1,7 @@
 //! Puts the parts together: from a configuration to an agent that serves.
 
+mod core;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,30 +11,23 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::core::Core;
+pub use self::core::write_once;
 use crate::admin::facts_http::{self, FactsAddress, FactsListener};
 use crate::admin::{self, AdministrationService, EntriesService, Facts, KeysService, ReloadCall};
 use crate::attest::WorkloadAttestor;
-use crate::attest::names::NameKeeper;
-use crate::audit::Audit;
-use crate::authority::Authority;
-use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::conn::PeerCheck;
 use crate::conn::accept::Incoming;
 use crate::conn::slots::Slots;
-use crate::issue::Minter;
 use crate::issue::quota::Quota;
-use crate::key::store::{KeyStore, StoreError};
-use crate::metrics::Metrics;
-use crate::mirror::{Mirror, Sources};
+use crate::key::store::StoreError;
 use crate::peer::Namespaces;
-use crate::registry::Registry;
 use crate::registry::store::EntryStoreError;
-use crate::reload::{self, Live, Reloader};
-use crate::rotator::{self, IssuerSpec, RotationError, Rotator};
+use crate::reload::{self, Live};
+use crate::rotator::{IssuerSpec, RotationError, Rotator};
 use crate::shutdown::{Ended, Supervisor};
 use crate::socket::{BoundSocket, SocketError};
-use crate::steps::ClockSteps;
 use crate::systemd;
 use crate::workload_api::{self, OpenStreams, Parts, ServeError, WorkloadApi};
 
@@ -79,13 +74,7 @@ pub enum AgentError {
 /// An agent whose socket is bound and whose existing keys are published.
 #[derive(Debug)]
 pub struct Bound {
-    reloader: Reloader,
-    clock: Arc<dyn Clock>,
-    authority: Arc<Authority>,
-    /// Issuers whose keys are yet to be made.
-    lacking: Vec<IssuerSpec>,
-    names: NameKeeper,
-    steps: ClockSteps,
+    core: Core,
     socket: BoundSocket,
     listener: UnixListener,
     admin_socket: BoundSocket,
@@ -102,53 +91,15 @@ impl Bound {
     ///
     /// The first part that cannot be had.
     pub async fn build(config: Config, file: Option<PathBuf>) -> Result<Self, AgentError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (store, state, found) = KeyStore::open(&config.data_dir, &*clock)?;
-        let registry = Arc::new(Registry::open(
-            store.private(),
-            config.rules.clone(),
-            config.entries.clone(),
-            config.names.clone(),
-            Arc::clone(&clock),
-        )?);
-        let authority = Arc::new(Authority::new(config.trust_domain.clone()));
-        let names = NameKeeper::start(registry.names()).await;
-        let metrics = Arc::new(Metrics::new());
-        let steps = ClockSteps::watch()?;
-        let parts = rotator::Parts {
-            authority: Arc::clone(&authority),
-            clock: Arc::clone(&clock),
-            names: names.subscribe(),
-            metrics: Arc::clone(&metrics),
-            steps: steps.subscribe(),
-            probe_interval: config.probe_interval,
-        };
-        let issuers = config.issuers.clone();
-        let rotator = Arc::new(Rotator::new(issuers, parts, store, state, found)?);
-        let lacking = rotator.start_existing()?;
+        let core = Core::build(config, file).await?;
+        let config = &core.reloader.config;
         let (socket, listener) =
             BoundSocket::bind(&config.socket_path, config.socket_mode, 0o755).await?;
         let (admin_socket, admin_listener) =
             BoundSocket::bind(&config.admin_socket_path, 0o600, 0o700).await?;
         let (facts_socket, facts_listener) = listen_for_facts(config.metrics.as_ref()).await?;
-        let audit = Arc::new(Audit::new(Arc::clone(&metrics), Arc::clone(&clock)));
-        audit.show_selectors(config.log_selectors.clone());
-        let live = Live {
-            registry,
-            rotator,
-            policy: watch::Sender::new(config.policy),
-            limits: watch::Sender::new(config.limits),
-            files: watch::Sender::new(Arc::new(config.token_files.clone())),
-            metrics,
-            audit,
-        };
         Ok(Self {
-            reloader: Reloader { file, config, live },
-            clock,
-            authority,
-            lacking,
-            names,
-            steps,
+            core,
             socket,
             listener,
             admin_socket,
@@ -169,48 +120,43 @@ impl Bound {
         ready: oneshot::Sender<()>,
     ) -> Result<(), AgentError> {
         let mut tasks: Supervisor<AgentError> = Supervisor::new(stop.clone());
+        let minter = self.core.minter()?;
+        let mirror = self.core.mirror(&minter);
+        let Core {
+            reloader,
+            clock,
+            authority,
+            lacking,
+            names,
+            steps,
+            ..
+        } = self.core;
         let Live {
             registry,
             rotator,
             policy,
             limits,
-            files,
             ..
-        } = &self.reloader.live;
+        } = &reloader.live;
         let (registry, rotator) = (Arc::clone(registry), Arc::clone(rotator));
-        let metrics = Arc::clone(&self.reloader.live.metrics);
-        let audit = Arc::clone(&self.reloader.live.audit);
-        let minter = Arc::new(Minter::new(
-            Arc::clone(&self.authority),
-            Arc::clone(&metrics),
-            Arc::clone(&self.clock),
-            limits.subscribe(),
-        )?);
-        let sources = Sources {
-            files: files.subscribe(),
-            registry: registry.subscribe(),
-            names: self.names.subscribe(),
-            authority: Arc::clone(&self.authority),
-            audit: Arc::clone(&audit),
-            steps: self.steps.subscribe(),
-        };
-        let mirror = Mirror::new(sources, Arc::clone(&minter), Arc::clone(&self.clock));
+        let metrics = Arc::clone(&reloader.live.metrics);
+        let audit = Arc::clone(&reloader.live.audit);
         let api = WorkloadApi::new(Parts {
-            attestor: WorkloadAttestor::new(self.names.subscribe()),
+            attestor: WorkloadAttestor::new(names.subscribe()),
             registry: registry.subscribe(),
-            authority: Arc::clone(&self.authority),
+            authority: Arc::clone(&authority),
             minter,
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
-            clock: Arc::clone(&self.clock),
+            clock: Arc::clone(&clock),
             policy: policy.subscribe(),
             limits: limits.subscribe(),
             calls: Quota::default(),
             streams: OpenStreams::default(),
             stop: stop.clone(),
         });
-        let namespaces = Namespaces::of_self(self.reloader.config.require_peerpidfd);
-        let check = self.reloader.config.peer_check;
+        let namespaces = Namespaces::of_self(reloader.config.require_peerpidfd);
+        let check = reloader.config.peer_check;
         let slots = Slots::default();
         let incoming = Incoming::new(
             self.listener,
@@ -220,7 +166,7 @@ impl Bound {
             slots.clone(),
         )?;
         let memory = slots.clone().tidy(stop.clone());
-        let grace = self.reloader.config.shutdown_grace;
+        let grace = reloader.config.shutdown_grace;
         let fixed = *limits.borrow();
         let (minting, can_mint) = watch::channel(false);
         let is_ready = can_mint.clone();
@@ -228,19 +174,19 @@ impl Bound {
         tasks.spawn("workload API", async move {
             Ok(workload_api::serve(incoming, api, fixed, can_mint, until, grace).await?)
         });
-        let config = &self.reloader.config;
+        let config = &reloader.config;
         let facts = Arc::new(Facts {
             version: VERSION,
             trust_domain: config.trust_domain.clone(),
             socket_path: config.socket_path.clone(),
-            started_at: self.clock.now(),
+            started_at: clock.now(),
             rotator: Arc::clone(&rotator),
             registry: Arc::clone(&registry),
-            files: mirror.status(),
+            files: mirror.files(),
             audit,
             connections: slots,
             metrics: Arc::clone(&metrics),
-            clock: Arc::clone(&self.clock),
+            clock: Arc::clone(&clock),
         });
         let (requests, reloads) = mpsc::channel(1);
         if let Some(listener) = self.facts_listener {
@@ -276,7 +222,7 @@ impl Bound {
         let until = stop.clone();
         tasks.spawn(
             "rotator",
-            keys(Arc::clone(&rotator), self.lacking, until, minting, ready),
+            keys(Arc::clone(&rotator), lacking, until, minting, ready),
         );
         tasks.spawn("memory", async move {
             memory.await;
@@ -289,11 +235,11 @@ impl Bound {
         });
         let until = stop.clone();
         tasks.spawn("names", async move {
-            self.names.run(until).await;
+            names.run(until).await;
             Ok(())
         });
         let until = stop.clone();
-        tasks.spawn("clock", async move { Ok(self.steps.run(until).await?) });
+        tasks.spawn("clock", async move { Ok(steps.run(until).await?) });
         let until = stop.clone();
         tasks.spawn("entries", async move {
             registry.run(until).await;
@@ -305,7 +251,7 @@ impl Bound {
             Ok(())
         });
         tasks.spawn("reload", async move {
-            Ok(self.reloader.run(reloads, is_ready, stop).await?)
+            Ok(reloader.run(reloads, is_ready, stop).await?)
         });
         let ended = tasks.run().await;
         // The lock on the data directory is held until the sockets are gone.

@@ -6,18 +6,25 @@
 //! new ones, never a part, and never a file with the wrong owner or mode.
 
 mod walk;
+mod write;
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Read};
+use std::num::ParseIntError;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, linkat, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-pub use self::walk::DirError;
+pub use self::walk::{DirError, Trust};
+pub use self::write::is_temporary;
+use self::write::temporary_name;
 
 /// The largest file that is read, in bytes; every file of the agent is far smaller.
 const MAX_READ: u64 = 8 << 20;
@@ -46,11 +53,35 @@ impl Attributes {
 
 /// Which file it is: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId(u64, u64);
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
 
 impl FileId {
     fn of(stat: &FileStat) -> Self {
-        Self(stat.st_dev, stat.st_ino)
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        }
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}:{:x}", self.device, self.inode)
+    }
+}
+
+impl FromStr for FileId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (device, inode) = text.split_once(':').unwrap_or((text, ""));
+        Ok(Self {
+            device: u64::from_str_radix(device, 16)?,
+            inode: u64::from_str_radix(inode, 16)?,
+        })
     }
 }
 
@@ -104,78 +135,31 @@ impl Dir {
         Ok((stat.st_uid, stat.st_gid))
     }
 
-    /// Puts `bytes` under `name`, replacing what is there. The name never shows anything but the
-    /// old file or the whole new one.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says; the name then shows the old file or the whole new one, and nothing else
-    /// is left behind.
-    pub fn replace(
-        &self,
-        name: &str,
-        bytes: &[u8],
-        attributes: Attributes,
-        persistence: Persistence,
-    ) -> io::Result<FileId> {
-        let temporary = temporary_name()?;
-        let unnamed = openat(
-            &self.fd,
-            ".",
-            OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        );
-        let id = match unnamed {
-            Ok(fd) => {
-                let id = fill(&fd, bytes, attributes, persistence)?;
-                let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                let follow = AtFlags::AT_SYMLINK_FOLLOW;
-                linkat(
-                    AT_FDCWD,
-                    link.as_str(),
-                    &self.fd,
-                    temporary.as_str(),
-                    follow,
-                )?;
-                id
-            }
-            // The file system cannot make files without a name (NFS, some overlays).
-            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => {
-                let flags = OFlag::O_CREAT
-                    | OFlag::O_EXCL
-                    | OFlag::O_NOFOLLOW
-                    | OFlag::O_WRONLY
-                    | OFlag::O_CLOEXEC;
-                let fd = openat(&self.fd, temporary.as_str(), flags, Mode::empty())?;
-                fill(&fd, bytes, attributes, persistence)
-                    .inspect_err(|_| self.discard(&temporary))?
-            }
-            Err(errno) => return Err(errno.into()),
-        };
-        if let Err(errno) = renameat(&self.fd, temporary.as_str(), &self.fd, name) {
-            self.discard(&temporary);
-            return Err(errno.into());
-        }
-        if persistence == Persistence::Synced {
-            nix::unistd::fsync(&self.fd)?;
-        }
-        Ok(id)
-    }
-
-    /// Removes `name` if it is still the file that was written as `id`; tells whether it was.
+    /// Removes `name` if it is still a file that was written as one of `ids`; tells whether it was.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn remove_own(&self, name: &str, id: FileId) -> io::Result<bool> {
+    pub fn remove_own(&self, name: &str, ids: &[FileId]) -> io::Result<bool> {
         match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileId::of(&stat) == id => {
+            Ok(stat) if ids.contains(&FileId::of(&stat)) && kind(&stat) == SFlag::S_IFREG => {
                 unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
                 Ok(true)
             }
             Ok(_) | Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Whether what is written here never reaches a disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fstatfs`.
+    pub fn is_in_memory(&self) -> io::Result<bool> {
+        const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+        let kind = fstatfs(&self.fd)?.filesystem_type();
+        Ok([TMPFS_MAGIC, RAMFS_MAGIC].contains(&kind))
     }
 
     /// Puts `bytes` under `name` unless the file there already has them and these attributes; tells
@@ -278,18 +262,60 @@ impl Dir {
     ///
     /// What the kernel says.
     pub fn names(&self) -> io::Result<Vec<String>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut listing = nix::dir::Dir::openat(&self.fd, ".", flags, Mode::empty())?;
         let mut names = Vec::new();
-        for entry in listing.iter() {
-            if let Ok(name) = entry?.file_name().to_str()
-                && !matches!(name, "." | "..")
-            {
-                names.push(name.to_owned());
-            }
-        }
+        self.each(|name, _| names.push(name.to_owned()))?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// The names of the directories in it, in no order; those that are no UTF-8 are left out.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn directories(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        self.each(|name, kind| {
+            let is_directory = match kind {
+                Some(kind) => kind == nix::dir::Type::Directory,
+                // The file system does not tell in passing.
+                None => self.is_directory(name),
+            };
+            if is_directory {
+                names.push(name.to_owned());
+            }
+        })?;
+        Ok(names)
+    }
+
+    /// Whether there is a directory of this name, which is no link.
+    pub fn is_directory(&self, name: &str) -> bool {
+        fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| kind(&stat) == SFlag::S_IFDIR)
+    }
+
+    fn each(&self, mut see: impl FnMut(&str, Option<nix::dir::Type>)) -> io::Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut listing = nix::dir::Dir::openat(&self.fd, ".", flags, Mode::empty())?;
+        for entry in listing.iter() {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                see(name, entry.file_type());
+            }
+        }
+        Ok(())
+    }
+
+    /// The file `name`, to add to its end.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn append(&self, name: &str) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.fd, name, flags, Mode::empty())?))
     }
 
     /// Removes what a killed agent left half-written here: only names of our own random form, and
@@ -336,48 +362,6 @@ impl Dir {
 
 fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
-}
-
-/// Owner first, then mode, then the bytes: at no moment can somebody read a part, or read what
-/// was meant for another owner.
-fn fill(
-    fd: &OwnedFd,
-    bytes: &[u8],
-    attributes: Attributes,
-    persistence: Persistence,
-) -> io::Result<FileId> {
-    // Whose a new file is, the directory may have decided.
-    let is = fstat(fd)?;
-    let owner = attributes.owner.filter(|owner| *owner != is.st_uid);
-    let group = attributes.group.filter(|group| *group != is.st_gid);
-    if owner.is_some() || group.is_some() {
-        fchown(fd, owner.map(Uid::from_raw), group.map(Gid::from_raw))?;
-    }
-    fchmod(fd, Mode::from_bits_truncate(attributes.mode))?;
-    let mut file = File::from(fd.try_clone()?);
-    file.write_all(bytes)?;
-    if persistence == Persistence::Synced {
-        file.sync_all()?;
-    }
-    Ok(FileId::of(&is))
-}
-
-const TEMPORARY_START: &str = ".agent-";
-const TEMPORARY_END: &str = ".tmp";
-
-/// A name that nobody can guess.
-fn temporary_name() -> io::Result<String> {
-    let mut random = [0u8; 16];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no randomness"))?;
-    let digits = u128::from_ne_bytes(random);
-    Ok(format!("{TEMPORARY_START}{digits:032x}{TEMPORARY_END}"))
-}
-
-/// Whether a name has the form of those under which files are written before they are renamed.
-pub fn is_temporary(name: &str) -> bool {
-    name.strip_prefix(TEMPORARY_START)
-        .and_then(|rest| rest.strip_suffix(TEMPORARY_END))
-        .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]

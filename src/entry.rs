@@ -88,6 +88,28 @@ impl Claims {
         Self::unchecked(all)
     }
 
+    /// These claims with each text in them, at any depth, replaced by what `change` makes of it;
+    /// names stay.
+    pub fn map_texts(&self, change: impl Fn(&str) -> String) -> Self {
+        fn changed(value: &Value, change: &impl Fn(&str) -> String) -> Value {
+            match value {
+                Value::String(text) => change(text).into(),
+                Value::Array(items) => items.iter().map(|item| changed(item, change)).collect(),
+                Value::Object(members) => members
+                    .iter()
+                    .map(|(name, member)| (name.clone(), changed(member, change)))
+                    .collect(),
+                other => other.clone(),
+            }
+        }
+        let members = self.members.iter();
+        Self::unchecked(
+            members
+                .map(|(name, member)| (name.clone(), changed(member, &change)))
+                .collect(),
+        )
+    }
+
     /// The claims by name.
     pub fn as_map(&self) -> &Map<String, Value> {
         &self.members

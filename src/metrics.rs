@@ -62,7 +62,7 @@ impl Rpc {
 }
 
 /// Levels, that are read when somebody asks: name and meaning.
-const LEVELS: [(&str, &str); 12] = [
+const LEVELS: [(&str, &str); 14] = [
     ("started", "Always 1, with the version and the trust domain"),
     ("uptime_in_ms", "Milliseconds since the agent started"),
     ("ready", "Whether tokens can be minted now"),
@@ -92,6 +92,14 @@ const LEVELS: [(&str, &str); 12] = [
     (
         "token_file_oldest_issue",
         "When the oldest token of the block was made, seconds since 1970",
+    ),
+    (
+        "token_files_failing",
+        "Token files that could not be written the last time, by block",
+    ),
+    (
+        "token_file_next_refresh_in_seconds",
+        "Seconds until the next file of the block is written",
     ),
 ];
 

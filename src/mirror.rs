@@ -2,41 +2,59 @@
 //!
 //! Each file is rewritten when a share of the token's life has passed. The clock for that counts
 //! the time that the machine sleeps. A file that cannot be written keeps its old token and is
-//! tried again, soon at first and then less often.
+//! tried again, soon at first and then less often. A start writes every file anew, whatever lies
+//! there.
 
-mod file;
+mod error;
 mod flight;
+mod landing;
+mod manifest;
+mod pace;
+mod parameter;
+mod places;
 mod renew;
+mod spec;
+mod status;
+mod table;
+mod user;
+mod watch;
 mod writer;
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::watch as state;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::file::refresh_after;
-pub use self::file::{Chosen, Format, Holder, TokenFileSpec, retry_after};
 use self::flight::{Flight, Landed};
+use self::landing::Complaints;
+use self::manifest::Lying;
+pub use self::manifest::{Former, Manifest};
+pub use self::pace::retry_after;
+pub use self::parameter::{DirectoryOwner, Parameter, Pattern, Template};
+use self::places::{News, Places};
 pub use self::renew::Renewal;
+pub use self::spec::{Chosen, Format, Holder, TokenFileSpec};
+pub use self::status::FileStatus;
+use self::table::{Table, Written};
 use self::writer::Writers;
 use crate::attest::names::Names;
 use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::clock::Clock;
-use crate::durable::FileId;
-use crate::issue::{Minter, Order};
+use crate::issue::Minter;
 use crate::registry::Snapshot;
-use crate::svid::{AudienceClaim, Sub, Validity};
 
-/// The longest sleep: after a suspend the clock is looked at within this time.
+/// The longest sleep: after a suspend the clock is looked at within this time, and what no event
+/// tells of.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// So many files are written at a time. One that hangs holds up no other.
+/// So many flights are under way at a time. One that hangs holds up no other.
 const MAX_FLIGHTS: usize = 32;
+
+/// So many files of a block are written in one flight.
+const MAX_BATCH: usize = 16;
 
 /// How long a round waits for files to be removed.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(50);
@@ -46,18 +64,28 @@ const LARGEST_DRIFT: Duration = Duration::from_secs(5);
 
 /// What the mirror follows.
 pub struct Sources {
-    /// The files that are configured.
-    pub files: watch::Receiver<Arc<Vec<TokenFileSpec>>>,
+    /// The blocks that are configured.
+    pub files: state::Receiver<Arc<Vec<TokenFileSpec>>>,
     /// The entries whose identities they have.
-    pub registry: watch::Receiver<Arc<Snapshot>>,
+    pub registry: state::Receiver<Arc<Snapshot>>,
     /// Numbers of owners and groups.
-    pub names: watch::Receiver<Arc<Names>>,
+    pub names: state::Receiver<Arc<Names>>,
     /// The keys that sign.
     pub authority: Arc<Authority>,
     /// Keeps the record.
     pub audit: Arc<Audit>,
     /// Changes when the wall clock is set.
-    pub steps: watch::Receiver<()>,
+    pub steps: state::Receiver<()>,
+}
+
+/// How the files stand, for whoever asks.
+#[derive(Debug, Clone, Default)]
+pub struct Files(Arc<Mutex<Table>>);
+
+impl Files {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Keeps all token files fresh.
@@ -65,112 +93,128 @@ pub struct Mirror {
     sources: Sources,
     minter: Arc<Minter>,
     clock: Arc<dyn Clock>,
-    files: Vec<Scheduled>,
+    files: Files,
+    places: Places,
     /// Files that are to be removed.
-    gone: Vec<(PathBuf, FileId)>,
+    gone: Vec<Lying>,
     /// Files that are being removed; gives back those that could not be.
-    removal: Option<JoinHandle<Vec<(PathBuf, FileId)>>>,
+    removal: Option<JoinHandle<Vec<Lying>>>,
     /// Files that are being written.
     flights: JoinSet<Landed>,
     writers: Writers,
-    shown: watch::Sender<Arc<Vec<FileStatus>>>,
-}
-
-/// A file and when it is due, on the clock that counts from boot.
-struct Scheduled {
-    spec: Arc<TokenFileSpec>,
-    /// The token that belongs in it; none as long as there is no such entry.
-    order: Option<Arc<Order>>,
-    due: Duration,
-    /// Whether it is being written.
-    flies: bool,
-    failures: u32,
-    /// The token that lies in it.
-    written: Option<Written>,
-    /// Why it could not be written the last time.
-    error: String,
-    /// Whether the failures were told to the operator, so that their end is too.
-    complained: bool,
-}
-
-/// A token that was written to its file.
-#[derive(Debug, Clone)]
-struct Written {
-    file: FileId,
-    /// The key that signed it.
-    kid: Arc<str>,
-    validity: Validity,
-    /// When, on the clock that counts from boot.
-    at: Duration,
-}
-
-/// How a file stands, for whoever asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileStatus {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// The entry that it leans on; none where the block names the holder itself.
-    pub entry: Option<Arc<str>>,
-    /// `sub` of its token; none as long as there is no such entry.
-    pub sub: Option<Sub>,
-    /// `aud`.
-    pub audience: AudienceClaim,
-    /// The times of its token; `None` where there is none.
-    pub validity: Option<Validity>,
-    /// When it is to be written next, on the clock that counts from boot.
-    pub due: Duration,
-    /// What is wrong; empty where nothing is.
-    pub error: String,
+    manifest: Arc<Manifest>,
+    /// When the list of files may be written anew.
+    list_due: Duration,
+    /// What earlier agents wrote and nobody has asked for yet.
+    former: Former,
+    complaints: Complaints,
+    /// Both clocks when the wall clock was last known to go with the other.
+    in_step: (SystemTime, Duration),
 }
 
 impl Mirror {
-    /// A mirror of what the sources say, all files due at once.
-    pub fn new(sources: Sources, minter: Arc<Minter>, clock: Arc<dyn Clock>) -> Self {
+    /// A mirror of what the sources say, all files due at once. `list` is that of the data directory,
+    /// with the files of earlier agents.
+    pub fn new(
+        sources: Sources,
+        minter: Arc<Minter>,
+        clock: Arc<dyn Clock>,
+        (manifest, former): (Manifest, Former),
+    ) -> Self {
+        let manifest = Arc::new(manifest);
         Self {
             sources,
             minter,
+            in_step: (clock.now(), clock.since_boot()),
             clock,
-            files: Vec::new(),
+            files: Files::default(),
+            places: Places::new(),
             gone: Vec::new(),
             removal: None,
             flights: JoinSet::new(),
-            writers: Writers::default(),
-            shown: watch::Sender::default(),
+            writers: Writers::new(Arc::clone(&manifest)),
+            manifest,
+            list_due: Duration::ZERO,
+            former,
+            complaints: Complaints::default(),
         }
     }
 
     /// How the files stand, now and later.
-    pub fn status(&self) -> watch::Receiver<Arc<Vec<FileStatus>>> {
-        self.shown.subscribe()
+    pub fn files(&self) -> Files {
+        self.files.clone()
     }
 
     /// Writes what is due until told to stop. The files stay: their readers outlive the agent.
     pub async fn run(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow(|_| false) => {}
+        }
+    }
+
+    /// Writes each file once, and gives those that could not be written. A directory that is not
+    /// there, or an entry, counts as a failure: nobody waits for it.
+    pub async fn run_once(mut self) -> Vec<FileStatus> {
+        self.follow(Self::has_tried_all).await;
+        let mut failed = self.files.all();
+        failed.retain(|file| !file.error.is_empty());
+        failed
+    }
+
+    fn has_tried_all(&self) -> bool {
+        let quiet = self.flights.is_empty() && self.places.are_surveyed();
+        let table = self.files.lock();
+        let tried = |file: &table::TokenFile| file.written.is_some() || !file.error.is_empty();
+        quiet && table.files().all(|(_, file)| tried(file))
+    }
+
+    async fn follow(&mut self, enough: fn(&Self) -> bool) {
         let mut changes = self.sources.authority.changes();
         self.adopt().await;
         loop {
             self.remove_gone().await;
-            self.notice_clock_steps();
+            self.notice_clock_step();
             if !self.sources_changed() {
+                self.look_for_directories();
                 self.launch();
             }
-            self.show();
+            self.keep_list();
+            if enough(self) {
+                return;
+            }
             tokio::select! {
-                () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.pause()) => {}
                 Some(landed) = self.flights.join_next() => {
                     let others = std::iter::from_fn(|| self.flights.try_join_next());
                     let all: Vec<_> = std::iter::once(landed).chain(others).collect();
                     all.into_iter().flatten().for_each(|landed| self.land(landed));
                 }
+                news = self.places.news() => self.heed(news),
                 Ok(()) = self.sources.steps.changed() => {}
                 Ok(()) = self.sources.files.changed() => self.adopt().await,
                 Ok(()) = self.sources.registry.changed() => self.adopt().await,
                 Ok(()) = changes.changed() => self.follow_keys(),
                 // New names may be what the failed ones wait for.
-                Ok(()) = self.sources.names.changed() => self.retry_failed(),
+                Ok(()) = self.sources.names.changed() => {
+                    self.retry_failed();
+                    self.places.look_again(&self.files.lock(), true);
+                }
             }
         }
+    }
+
+    fn look_for_directories(&mut self) {
+        let table = self.files.lock();
+        self.places.look_again(&table, false);
+        self.places.survey(&table, &self.sources.names.borrow());
+    }
+
+    fn heed(&mut self, news: News) {
+        let now = self.clock.since_boot();
+        let gone = self.places.heed(news, &mut self.files.lock(), now);
+        self.forget(gone);
+        self.sort_former();
     }
 
     /// Follows the sources: what is as it was goes on, what is new or different is due at once, and
@@ -178,45 +222,39 @@ impl Mirror {
     async fn adopt(&mut self) {
         let specs = Arc::clone(&self.sources.files.borrow_and_update());
         let entries = self.sources.registry.borrow_and_update().entries.clone();
-        let mut former: HashMap<PathBuf, Scheduled> = HashMap::new();
-        for file in self.files.drain(..) {
-            former.insert(file.spec.path.clone(), file);
-        }
-        for spec in specs.iter() {
-            let order = spec.order(&entries).map(Arc::new);
-            let old = former.remove(&spec.path);
-            let mut file = match old {
-                Some(old) if *old.spec == *spec && old.order == order => old,
-                old => Scheduled {
-                    spec: Arc::new(spec.clone()),
-                    order,
-                    due: Duration::ZERO,
-                    flies: old.as_ref().is_some_and(|old| old.flies),
-                    failures: 0,
-                    written: old.and_then(|old| old.written),
-                    error: String::new(),
-                    complained: false,
-                },
-            };
-            if file.order.is_none() {
-                file.flies = false;
-                file.error = format!(
-                    "there is no entry {:?} that allows its audience",
-                    spec.entry().map_or("", |entry| entry)
-                );
-                self.gone.extend(
-                    file.written
-                        .take()
-                        .map(|written| (spec.path.clone(), written.file)),
-                );
-            }
-            self.files.push(file);
-        }
-        for (path, file) in former {
-            self.gone
-                .extend(file.written.map(|written| (path, written.file)));
-        }
+        let now = self.clock.since_boot();
+        let gone = self.files.lock().adopt(&specs, &entries, now);
+        self.gone.extend(gone);
+        self.places.adopt(&self.files.lock());
+        self.sort_former();
         self.remove_gone().await;
+    }
+
+    /// What earlier agents wrote is ours again where a block wants it, and else is removed, as soon
+    /// as all directories are known.
+    fn sort_former(&mut self) {
+        if self.former.is_empty() {
+            return;
+        }
+        let table = self.files.lock();
+        for (_, file) in table.files() {
+            if file.plan.order.is_some() {
+                self.former.remove(&*file.plan.spec.path_of(&file.value));
+            }
+        }
+        drop(table);
+        if self.places.are_known(&self.files.lock()) {
+            let left = std::mem::take(&mut self.former).into_iter();
+            self.gone
+                .extend(left.map(|(path, ids)| Lying { path, ids }));
+        }
+    }
+
+    /// Takes files off the list whose directory is gone, and which are gone with it.
+    fn forget(&self, gone: Vec<Lying>) {
+        for file in gone {
+            self.manifest.forget(&file.path);
+        }
     }
 
     /// Removes files whose token nobody is to have any more; one that cannot be is tried again with
@@ -239,104 +277,24 @@ impl Mirror {
 
     /// Whether what the files follow has changed since they were last adopted.
     fn sources_changed(&self) -> bool {
-        let changed = |result: Result<bool, watch::error::RecvError>| result.unwrap_or(false);
+        let changed = |result: Result<bool, state::error::RecvError>| result.unwrap_or(false);
         changed(self.sources.registry.has_changed()) || changed(self.sources.files.has_changed())
     }
 
-    fn show(&self) {
-        let status = |file: &Scheduled| FileStatus {
-            path: file.spec.path.clone(),
-            entry: file.spec.entry().cloned(),
-            sub: file.order.as_ref().map(|order| order.sub.clone()),
-            audience: file.spec.audience.clone(),
-            validity: file.written.as_ref().map(|written| written.validity),
-            due: file.due,
-            error: file.error.clone(),
-        };
-        let all: Vec<_> = self.files.iter().map(status).collect();
-        self.shown.send_if_modified(|old| {
-            let changed = **old != all;
-            if changed {
-                *old = Arc::new(all);
-            }
-            changed
-        });
-    }
-
-    /// Starts to write what is due, up to so many files at a time.
+    /// Starts to write what is due, up to so many flights at a time.
     fn launch(&mut self) {
         let now = self.clock.since_boot();
-        for file in &mut self.files {
-            if self.flights.len() >= MAX_FLIGHTS {
-                return;
-            }
-            if let Some(order) = &file.order
-                && file.due <= now
-                && !file.flies
-            {
-                file.flies = true;
-                let flight = Flight {
-                    spec: Arc::clone(&file.spec),
-                    order: Arc::clone(order),
-                    names: Arc::clone(&self.sources.names.borrow()),
-                    minter: Arc::clone(&self.minter),
-                    audit: Arc::clone(&self.sources.audit),
-                    writers: self.writers.clone(),
-                };
-                self.flights.spawn(flight.fly());
-            }
-        }
-    }
-
-    /// Notes how the writing of a file went. What it was written for may be gone by now.
-    fn land(&mut self, landed: Landed) {
-        let now = self.clock.since_boot();
-        let path = &landed.spec.path;
-        let file = self.files.iter_mut().find(|file| file.spec.path == *path);
-        let Some(file) = file.filter(|file| file.order.is_some()) else {
-            // Nobody is to have it any more.
-            let written = landed.result.ok().map(|done| (path.clone(), done.file));
-            self.gone.extend(written);
-            return;
-        };
-        let as_wanted = file
-            .order
-            .as_ref()
-            .is_some_and(|order| Arc::ptr_eq(order, &landed.order));
-        file.flies = false;
-        match landed.result {
-            Ok(done) => {
-                if std::mem::take(&mut file.complained) {
-                    tracing::info!(path = %path.display(), "the token file is written again");
-                }
-                file.failures = 0;
-                file.error = done.untold;
-                // A key may have been tainted while the file was written.
-                let good = as_wanted && self.sources.authority.believes(&done.kid);
-                file.due = if good {
-                    now + refresh_after(&landed.spec, done.validity.life())
-                } else {
-                    Duration::ZERO
-                };
-                file.written = Some(Written {
-                    file: done.file,
-                    kid: done.kid,
-                    validity: done.validity,
-                    at: now,
-                });
-            }
-            Err(_) if !as_wanted => file.due = Duration::ZERO,
-            Err(error) => {
-                let wait = retry_after(landed.spec.ttl, file.failures);
-                if !file.complained {
-                    file.complained = error.complain(path);
-                } else {
-                    tracing::debug!(path = %path.display(), %error, "the token file cannot be written yet");
-                }
-                file.error = error.to_string();
-                file.failures = file.failures.saturating_add(1);
-                file.due = now + wait;
-            }
+        while self.flights.len() < MAX_FLIGHTS
+            && let Some(batch) = self.files.lock().take_due(now, MAX_BATCH)
+        {
+            let flight = Flight {
+                batch,
+                names: Arc::clone(&self.sources.names.borrow()),
+                minter: Arc::clone(&self.minter),
+                audit: Arc::clone(&self.sources.audit),
+                writers: self.writers.clone(),
+            };
+            self.flights.spawn(flight.fly());
         }
     }
 
@@ -345,46 +303,63 @@ impl Mirror {
         if self.flights.len() >= MAX_FLIGHTS {
             return LOOK_EVERY;
         }
-        let waiting = self
-            .files
-            .iter()
-            .filter(|file| file.order.is_some() && !file.flies);
-        let next = waiting.map(|file| file.due.saturating_sub(now)).min();
-        next.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY))
+        let next = self.files.lock().next_due();
+        next.map_or(LOOK_EVERY, |due| due.saturating_sub(now).min(LOOK_EVERY))
     }
 
     /// A token from before the wall clock was set may have expired, or not hold yet.
-    fn notice_clock_steps(&mut self) {
+    fn notice_clock_step(&mut self) {
         let (wall, boot) = (self.clock.now(), self.clock.since_boot());
-        for file in &mut self.files {
-            if let Some(written) = &file.written {
-                let expected = written.validity.issued_at + boot.saturating_sub(written.at);
-                let step = expected
-                    .duration_since(wall)
-                    .unwrap_or_else(|ahead| ahead.duration());
-                if step > LARGEST_DRIFT {
-                    file.due = Duration::ZERO;
-                }
-            }
+        let (wall_then, boot_then) = self.in_step;
+        let expected = wall_then + boot.saturating_sub(boot_then);
+        let step = expected
+            .duration_since(wall)
+            .unwrap_or_else(|ahead| ahead.duration());
+        if step > LARGEST_DRIFT {
+            self.in_step = (wall, boot);
+            self.files
+                .lock()
+                .make_due_where(boot, |file| file.written.is_some());
         }
     }
 
     /// A token whose key is not published any more is of no use. New keys may be what the failed
     /// files wait for.
     fn follow_keys(&mut self) {
-        for file in &mut self.files {
-            let authority = &self.sources.authority;
-            let orphaned = |written: &Written| !authority.believes(&written.kid);
-            if file.written.as_ref().is_some_and(orphaned) {
-                file.due = Duration::ZERO;
-            }
-        }
-        self.retry_failed();
+        let now = self.clock.since_boot();
+        let authority = &self.sources.authority;
+        let orphaned = |written: &Written| !authority.believes(&written.kid);
+        self.files.lock().make_due_where(now, |file| {
+            file.written.as_ref().is_some_and(orphaned) || file.failures > 0
+        });
     }
 
     fn retry_failed(&mut self) {
-        for file in self.files.iter_mut().filter(|file| file.failures > 0) {
-            file.due = Duration::ZERO;
+        let now = self.clock.since_boot();
+        let mut table = self.files.lock();
+        table.make_due_where(now, |file| file.failures > 0);
+    }
+
+    /// Writes the list of files anew when it has grown too long, or could not be written.
+    fn keep_list(&mut self) {
+        let now = self.clock.since_boot();
+        let files = self.files.clone();
+        let table = files.lock();
+        // What is being removed is known to the removal alone.
+        if now < self.list_due || self.removal.is_some() || !self.manifest.is_long(table.len()) {
+            return;
+        }
+        self.list_due = now + LOOK_EVERY;
+        let written = table.files().filter_map(|(_, file)| {
+            let written = file.written.as_ref()?;
+            Some((file.plan.spec.path_of(&file.value), [written.file]))
+        });
+        let written: Vec<_> = written.collect();
+        let gone = self.gone.iter().map(|file| (&*file.path, &*file.ids));
+        let former = self.former.iter().map(|(path, ids)| (&**path, &**ids));
+        let current = written.iter().map(|(path, ids)| (&**path, &ids[..]));
+        if let Err(error) = self.manifest.rewrite(current.chain(former).chain(gone)) {
+            tracing::warn!(%error, "the list of token files cannot be written; trying again");
         }
     }
 }

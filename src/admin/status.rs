@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::operator;
@@ -14,7 +13,7 @@ use crate::clock::{Clock, unix_seconds};
 use crate::conn::slots::Slots;
 use crate::key::record::KeyState;
 use crate::metrics::Metrics;
-use crate::mirror::FileStatus;
+use crate::mirror::{FileStatus, Files};
 use crate::pb::admin::administration_server::Administration;
 use crate::pb::admin::{
     Caller, GetStatusRequest, GetStatusResponse, Issuer, Key, ReloadRequest, ReloadResponse,
@@ -28,6 +27,9 @@ use crate::svid::Sub;
 /// Reads the configuration again; what changed, or why nothing did.
 pub type ReloadCall =
     Box<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, String>> + Send + Sync>;
+
+/// So many token files are named where something is wrong with them.
+const MAX_FILES_TOLD: usize = 10;
 
 /// Where the state of the agent is read from.
 pub struct Facts {
@@ -44,7 +46,7 @@ pub struct Facts {
     /// Entries.
     pub registry: Arc<Registry>,
     /// Token files.
-    pub files: watch::Receiver<Arc<Vec<FileStatus>>>,
+    pub files: Files,
     /// Callers.
     pub audit: Arc<Audit>,
     /// Connections to the workload socket.
@@ -83,16 +85,10 @@ impl Facts {
             problems.push(format!("entries cannot be kept: {trouble}"));
         }
         let now = self.clock.now();
-        for file in self.files.borrow().iter() {
-            if !file.error.is_empty() {
-                problems.push(format!(
-                    "token file {}: {}",
-                    file.path.display(),
-                    file.error
-                ));
-            } else if file.validity.is_some_and(|held| held.expires_at <= now) {
-                problems.push(format!("token file {} has expired", file.path.display()));
-            }
+        let (wrong, others) = self.files.problems(now, MAX_FILES_TOLD);
+        problems.extend(wrong);
+        if others > 0 {
+            problems.push(format!("{others} more token files: agent files lists them"));
         }
         (ready, problems)
     }
@@ -141,15 +137,24 @@ impl Facts {
             let labels = vec![label("issuer", &issuer.name)];
             levels.push(("rotation_failing_seconds", labels, failing));
         }
-        for file in self.files.borrow().iter() {
-            let labels = || vec![label("block", &file.path.to_string_lossy())];
-            let held = file.validity;
-            levels.push(("token_files", labels(), f64::from(u8::from(held.is_some()))));
-            if let Some(held) = held {
-                let (made, ends) = (unix_seconds(held.issued_at), unix_seconds(held.expires_at));
-                levels.push(("token_file_soonest_expiry", labels(), seconds(ends)));
-                levels.push(("token_file_oldest_issue", labels(), seconds(made)));
-            }
+        let boot = self.clock.since_boot();
+        for files in self.files.blocks() {
+            let labels = || vec![label("block", &files.block.to_string_lossy())];
+            levels.push(("token_files", labels(), count(files.held)));
+            levels.push(("token_files_failing", labels(), count(files.failing)));
+            let at = |time: SystemTime| seconds(unix_seconds(time));
+            let times = [
+                ("token_file_soonest_expiry", files.soonest_expiry.map(at)),
+                ("token_file_oldest_issue", files.oldest_issue.map(at)),
+                (
+                    "token_file_next_refresh_in_seconds",
+                    files
+                        .next_due
+                        .map(|due| due.saturating_sub(boot).as_secs_f64()),
+                ),
+            ];
+            let known = times.into_iter();
+            levels.extend(known.filter_map(|(name, value)| Some((name, labels(), value?))));
         }
         self.metrics.render(levels)
     }
@@ -173,7 +178,7 @@ impl Facts {
                 .map_or(0, |held| unix_seconds(held.expires_at)),
             error: file.error.clone(),
             issued_at: file.validity.map_or(0, |held| unix_seconds(held.issued_at)),
-            next_refresh_in: file.due.saturating_sub(boot).as_secs(),
+            next_refresh_in: file.due.map_or(0, |due| due.saturating_sub(boot).as_secs()),
         };
         let recent = self.audit.recent().into_iter().map(|seen| Caller {
             at: unix_seconds(seen.at),
@@ -196,7 +201,7 @@ impl Facts {
             issuers: issuers.collect(),
             entries_configured: configured,
             entries_created: created,
-            token_files: self.files.borrow().iter().map(file).collect(),
+            token_files: self.files.all().iter().map(file).collect(),
             recent_callers: recent.collect(),
             socket_path: self.socket_path.display().to_string(),
         }

@@ -1,4 +1,4 @@
-//! `agent run`: the daemon.
+//! `agent run`: the daemon, and everything it writes once.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, Exit, Failure, Outcome, complain};
-use crate::agent::{AgentError, Bound};
+use crate::agent::{AgentError, Bound, write_once};
 use crate::config::Config;
 use crate::shutdown::{Hangup, on_signals};
 use crate::systemd;
@@ -21,6 +22,11 @@ use crate::telemetry;
 pub struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
+
+    /// Write keys, documents and every token file once, serve nobody, and exit: 1 if anything could
+    /// not be written. What is missing, an entry or a directory, is not waited for
+    #[arg(long)]
+    once: bool,
 }
 
 pub(super) fn run(args: &RunArgs) -> Outcome {
@@ -36,6 +42,9 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
         let help = warning.help.as_deref().unwrap_or_default();
         tracing::warn!(place = %warning.place, help, "{}", warning.message);
     }
+    if args.once {
+        return once(config);
+    }
     let socket = config.socket_path.display().to_string();
     let file = Some(args.config.config.clone());
     serve(config, file, || async move {
@@ -45,18 +54,39 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
     })
 }
 
+/// Writes everything once.
+fn once(config: Config) -> Outcome {
+    harden()?;
+    let runtime = runtime()?;
+    let failed = runtime.block_on(write_once(config));
+    runtime.shutdown_background();
+    let failed = failed?;
+    for failure in &failed {
+        complain(failure);
+    }
+    Ok(if failed.is_empty() {
+        Exit::Success
+    } else {
+        Exit::Failure
+    })
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    // On a single core a second thread would only take turns with the first.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+}
+
 /// Serves a configuration, and calls `ready` once when everything works.
 pub(super) fn serve<F>(config: Config, file: Option<PathBuf>, ready: impl FnOnce() -> F) -> Outcome
 where
     F: Future<Output = Result<(), Failure>>,
 {
     harden()?;
-    // On a single core a second thread would only take turns with the first.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     let outcome = runtime.block_on(serve_until_told(config, file, ready));
     // Nothing that still blocks is worth waiting for.
     runtime.shutdown_background();

@@ -288,8 +288,8 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         ),
         (
             "/run/agent/tokens/billing/aws",
-            "/run/agent/tokens/:name/aws",
-            "path parameters are not supported",
+            "/run/agent/tokens/billing/:aws",
+            "ends with its path parameter",
         ),
         (
             "entry \"billing\" {",

@@ -1,6 +1,7 @@
 //! `token_file` blocks.
 
 mod holder;
+mod parameter;
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use self::holder::{holder, issuer, key, refuse_unmeant_sharing};
+use self::parameter::{parameter, refuse_overlaps};
 use super::context::{Context, account, claims};
 use super::diagnostic::Place;
 use super::hcl::Block;
@@ -23,6 +25,7 @@ const SDK_CACHE: Duration = Duration::from_secs(600);
 
 /// Reads all token files.
 pub fn build(root: &Block, rules: &Rules, context: &mut Context<'_>) -> Vec<TokenFileSpec> {
+    refuse_overlaps(root, context);
     refuse_unmeant_sharing(root, context);
     root.children("token_file")
         .filter_map(|block| token_file(root, block, rules, context))
@@ -38,7 +41,8 @@ fn token_file(
     let path = Path::new(&block.label).to_owned();
     check_path(block, &path, context);
     let audience = audience(block, context)?;
-    let holder = holder(block, rules, context)?;
+    let parameter = parameter(block, context)?;
+    let holder = holder(block, parameter.as_ref(), rules, context)?;
     let issuer = issuer(block, &holder, rules, context)?;
     if let Holder::Entry(entry) = &holder {
         check_entry(root, block, entry, &audience, context);
@@ -52,6 +56,7 @@ fn token_file(
         owner: account(block, "owner", "user", context),
         group: account(block, "group", "group", context),
         path,
+        parameter,
         holder,
         issuer,
         key,
@@ -149,12 +154,6 @@ fn check_path(block: &Block, path: &Path, context: &mut Context<'_>) {
             .report
             .error(place, format!("{text:?} is no path of a file"), help);
         return;
-    }
-    if text.contains("/:") {
-        let message = format!("{text:?}: path parameters are not supported");
-        context
-            .report
-            .error(place, message, "write one token_file block for each file");
     }
     context.refuse_private("the token file", path, place);
     let webroot = context

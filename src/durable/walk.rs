@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{
+    AT_FDCWD, AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2,
+};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 use thiserror::Error;
@@ -45,6 +47,9 @@ pub enum DirError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Something is mounted there.
+    #[error("{} is a mount point, and what is mounted in a directory with a path parameter is not followed", .0.display())]
+    Mounted(PathBuf),
 }
 
 impl DirError {
@@ -90,6 +95,15 @@ impl Dir {
             also: Some(uid),
             ..Trust::default()
         };
+        Self::open_trusting(path, trust)
+    }
+
+    /// As [`Dir::open`], where components may belong to whom `trust` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::open`].
+    pub fn open_trusting(path: &Path, trust: Trust) -> Result<Self, DirError> {
         Self::walk(path, None, trust)
     }
 
@@ -100,6 +114,59 @@ impl Dir {
     /// As [`Dir::open`], and what the kernel says to making a directory.
     pub fn create(path: &Path, mode: u32) -> Result<Self, DirError> {
         Self::walk(path, Some(mode), Trust::default())
+    }
+
+    /// The directory at `relative` below this one: through no link and onto no other file system,
+    /// each component belonging to whom `trust` says.
+    ///
+    /// # Errors
+    ///
+    /// The first component that does not hold.
+    pub fn below(&self, relative: &Path, trust: Trust) -> Result<Self, DirError> {
+        let mut at = Self {
+            fd: self.fd.try_clone().map_err(|source| DirError::Io {
+                path: self.path.clone(),
+                source,
+            })?,
+            path: self.path.clone(),
+        };
+        for component in relative.components() {
+            let Component::Normal(name) = component else {
+                return Err(DirError::NotAbsolute(relative.to_owned()));
+            };
+            let path = at.path.join(name);
+            let fd = at.step_below(name).map_err(|errno| match errno {
+                Errno::EXDEV => DirError::Mounted(path.clone()),
+                Errno::ELOOP => DirError::Symlink(path.clone()),
+                errno => DirError::Io {
+                    path: path.clone(),
+                    source: errno.into(),
+                },
+            })?;
+            check_trust(&fd, &path, trust)?;
+            at = Self { fd, path };
+        }
+        Ok(at)
+    }
+
+    fn step_below(&self, name: &std::ffi::OsStr) -> nix::Result<OwnedFd> {
+        let resolve = ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV;
+        let how = OpenHow::new().flags(READABLE).resolve(resolve);
+        match openat2(&self.fd, name, how) {
+            // A filter of system calls that does not know it yet.
+            Err(Errno::ENOSYS) => {
+                let fd = openat(&self.fd, name, READABLE, Mode::empty())?;
+                if fstat(&fd)?.st_dev == fstat(&self.fd)?.st_dev {
+                    Ok(fd)
+                } else {
+                    Err(Errno::EXDEV)
+                }
+            }
+            opened => opened,
+        }
     }
 
     fn walk(path: &Path, create: Option<u32>, trust: Trust) -> Result<Self, DirError> {

@@ -1,4 +1,4 @@
-//! The writing of one file, from the signature to the disk, beside that of all others.
+//! The writing of files of one block, from the signature to the disk, beside that of all others.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -7,18 +7,19 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use zeroize::Zeroizing;
 
-use super::file::{MirrorError, TokenFileSpec};
-use super::writer::Writers;
+use super::error::MirrorError;
+use super::pace::FileNo;
+use super::spec::TokenFileSpec;
+use super::table::{Batch, Plan};
+use super::writer::{Laid, Letter, Writers};
 use crate::attest::names::Names;
 use crate::audit::Audit;
-use crate::durable::FileId;
-use crate::issue::{Minter, Order};
-use crate::svid::Validity;
+use crate::issue::Minter;
+use crate::svid::{JwtSvid, Validity};
 
-/// A file that is to be written.
+/// Files that are to be written.
 pub struct Flight {
-    pub spec: Arc<TokenFileSpec>,
-    pub order: Arc<Order>,
+    pub batch: Batch,
     pub names: Arc<Names>,
     pub minter: Arc<Minter>,
     pub audit: Arc<Audit>,
@@ -30,61 +31,165 @@ pub struct Done {
     pub validity: Validity,
     /// The key that signed it.
     pub kid: Arc<str>,
-    pub file: FileId,
+    pub laid: Laid,
     /// Why its reader was not told, where it was to be.
     pub untold: String,
 }
 
-/// How it went.
-pub struct Landed {
-    pub spec: Arc<TokenFileSpec>,
-    pub order: Arc<Order>,
+/// How it went with one file.
+pub struct Outcome {
+    pub number: FileNo,
+    pub value: Arc<str>,
     pub result: Result<Done, MirrorError>,
 }
 
+/// How it went.
+pub struct Landed {
+    pub plan: Arc<Plan>,
+    pub outcomes: Vec<Outcome>,
+    /// That of the list of files when the flight began.
+    pub generation: u64,
+}
+
+/// A file whose token is made.
+struct Addressed {
+    number: FileNo,
+    svid: JwtSvid,
+    letter: Letter,
+}
+
 impl Flight {
-    /// Makes the token and writes it. Always lands.
+    /// Makes the tokens and writes them. Always lands.
     pub async fn fly(self) -> Landed {
-        let result = AssertUnwindSafe(self.write()).catch_unwind().await;
-        let fault = || Err(MirrorError::Write(io::Error::other("internal fault")));
-        let result = result.unwrap_or_else(|_| fault());
+        let generation = self.writers.generation();
+        let written = AssertUnwindSafe(self.write()).catch_unwind().await;
+        let outcomes = written.unwrap_or_else(|_| {
+            let fault = || Err(MirrorError::Write(io::Error::other("internal fault")));
+            let files = self.batch.files.iter();
+            let failed = files.map(|(number, value, _)| Outcome {
+                number: *number,
+                value: Arc::clone(value),
+                result: fault(),
+            });
+            failed.collect()
+        });
         Landed {
-            spec: self.spec,
-            order: self.order,
-            result,
+            plan: self.batch.plan,
+            outcomes,
+            generation,
         }
     }
 
-    async fn write(&self) -> Result<Done, MirrorError> {
-        let svid = self.minter.mint(&self.order).await?;
-        if Arc::strong_count(&self.order) == 1 {
-            // The mirror has let go of it while the signature was made.
-            return Err(MirrorError::Obsolete);
+    async fn write(&self) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(self.batch.files.len());
+        let mut addressed = Vec::with_capacity(self.batch.files.len());
+        for (number, value, sweep) in &self.batch.files {
+            match self.mint(value).await {
+                Ok(svid) => addressed.push(self.address(*number, value, svid, *sweep)),
+                Err(error) => outcomes.push(Outcome {
+                    number: *number,
+                    value: Arc::clone(value),
+                    result: Err(error),
+                }),
+            }
         }
-        let content = Zeroizing::new(self.spec.format.render(&svid, &self.order.audience));
-        let (spec, names) = (Arc::clone(&self.spec), Arc::clone(&self.names));
-        let writers = self.writers.clone();
-        let work = move || {
-            let file = writers.put(&spec, &names, content)?;
-            let told = spec.renewal.as_ref().map_or(Ok(()), |to| writers.renew(to));
-            let path = spec.path.display();
-            let untold = told.err().map(|error| {
-                tracing::warn!(%path, %error, "the token file is written, and its reader was not told");
-                format!("its reader was not told: {error}")
-            });
-            Ok((file, untold.unwrap_or_default()))
+        let plan = Arc::clone(&self.batch.plan);
+        let (names, writers, audit) = (
+            Arc::clone(&self.names),
+            self.writers.clone(),
+            Arc::clone(&self.audit),
+        );
+        let work = move || deliver(&plan, &names, &writers, &audit, addressed);
+        match tokio::task::spawn_blocking(work).await {
+            Ok(delivered) => outcomes.extend(delivered),
+            Err(panic) => std::panic::resume_unwind(Box::new(panic)),
+        }
+        outcomes
+    }
+
+    async fn mint(&self, value: &str) -> Result<JwtSvid, MirrorError> {
+        let plan = &self.batch.plan;
+        let order = plan.order.as_ref().ok_or(MirrorError::Obsolete)?;
+        let order = plan.spec.fill(order, value)?;
+        Ok(self.minter.mint(&order).await?)
+    }
+
+    fn address(&self, number: FileNo, value: &Arc<str>, svid: JwtSvid, sweep: bool) -> Addressed {
+        let spec = &self.batch.plan.spec;
+        let letter = Letter {
+            value: Arc::clone(value),
+            content: Zeroizing::new(spec.format.render(&svid, &spec.audience)),
+            sweep,
         };
-        let done = tokio::task::spawn_blocking(work).await;
-        let done = done.map_err(|error| MirrorError::Write(io::Error::other(error)))?;
-        let (file, untold) = done.map_err(|error: MirrorError| error)?;
-        let entry = self.spec.entry().map(|entry| &**entry);
-        self.audit
-            .written(&self.spec.path, entry, &self.order.audience, &svid);
-        Ok(Done {
-            validity: svid.validity,
-            kid: svid.kid,
-            file,
-            untold,
-        })
+        Addressed {
+            number,
+            svid,
+            letter,
+        }
+    }
+}
+
+/// Writes what is made, and tells the readers.
+fn deliver(
+    plan: &Plan,
+    names: &Arc<Names>,
+    writers: &Writers,
+    audit: &Audit,
+    addressed: Vec<Addressed>,
+) -> Vec<Outcome> {
+    let (mut about, mut letters) = (Vec::new(), Vec::new());
+    for Addressed {
+        number,
+        svid,
+        letter,
+    } in addressed
+    {
+        about.push((number, Arc::clone(&letter.value), svid));
+        letters.push(letter);
+    }
+    // The mirror may have let go of it while the signatures were made.
+    let laid = if plan.is_superseded() {
+        let obsolete = letters.iter().map(|_| Err(MirrorError::Obsolete));
+        obsolete.collect()
+    } else {
+        writers.put_all(&plan.spec, names, letters)
+    };
+    let outcome = |((number, value, svid), laid): ((FileNo, Arc<str>, JwtSvid), Result<_, _>)| {
+        let result = laid.map(|laid| done(&plan.spec, &value, svid, laid, writers, audit));
+        Outcome {
+            number,
+            value,
+            result,
+        }
+    };
+    about.into_iter().zip(laid).map(outcome).collect()
+}
+
+fn done(
+    spec: &TokenFileSpec,
+    value: &str,
+    svid: JwtSvid,
+    laid: Laid,
+    writers: &Writers,
+    audit: &Audit,
+) -> Done {
+    let path = spec.path_of(value);
+    let entry = spec.entry().map(|entry| &**entry);
+    audit.written(&path, entry, &spec.audience, &svid);
+    let told = match &spec.renewal {
+        Some(renewal) => writers
+            .users
+            .renew(&renewal.of(spec.parameter.as_ref(), value)),
+        None => Ok(()),
+    };
+    let untold = told.err().map(|error| {
+        tracing::warn!(path = %path.display(), %error, "the token file is written, and its reader was not told");
+        format!("its reader was not told: {error}")
+    });
+    Done {
+        validity: svid.validity,
+        kid: svid.kid,
+        laid,
+        untold: untold.unwrap_or_default(),
     }
 }

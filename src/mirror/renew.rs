@@ -11,8 +11,10 @@ use std::sync::Arc;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
-use super::file::{MirrorError, place};
-use super::writer::Writers;
+use super::error::MirrorError;
+use super::parameter::Parameter;
+use super::user::Users;
+use super::writer::place;
 use crate::durable::{Dir, DirError};
 use crate::proc::{ProcDir, ProcError};
 
@@ -64,7 +66,22 @@ pub enum RenewError {
     },
 }
 
-impl Writers {
+impl Renewal {
+    /// The same for one value of a path parameter, which may stand in the path of the pid file too.
+    pub fn of(&self, parameter: Option<&Parameter>, value: &str) -> Self {
+        let path = self.pid_file.to_str();
+        let filled = parameter.zip(path);
+        Self {
+            pid_file: filled.map_or_else(
+                || self.pid_file.clone(),
+                |(parameter, path)| parameter.fill(path, value).into(),
+            ),
+            signal: self.signal,
+        }
+    }
+}
+
+impl Users {
     /// Signals the process that is named.
     ///
     /// # Errors
@@ -124,7 +141,7 @@ impl Writers {
             Err(error) => return Err(error.into()),
         };
         let path: Arc<Path> = path.into();
-        let bytes = self.as_user(uid, path.to_path_buf(), move |_| {
+        let bytes = self.work_as(uid, path.to_path_buf(), move |_| {
             let (directory, name) = place(&path)?;
             let dir = Dir::open_of(directory, uid)?;
             dir.read(name).map_err(MirrorError::Write)

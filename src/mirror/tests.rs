@@ -1,17 +1,20 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::file::{MirrorError, put};
+use super::error::MirrorError;
+use super::table::TokenFile;
+use super::writer::{Laid, Letter};
 use super::*;
 use crate::attest::names::Account;
 use crate::attest::unix::UnixSpec;
 use crate::clock::fake::FakeClock;
 use crate::entry::tests::entry;
-use crate::svid::AudienceClaim;
+use crate::svid::{AudienceClaim, Validity};
 
-fn spec(path: PathBuf) -> TokenFileSpec {
+fn spec(path: std::path::PathBuf) -> TokenFileSpec {
     TokenFileSpec {
         path,
+        parameter: None,
         holder: Holder::Entry("x".into()),
         issuer: None,
         key: None,
@@ -30,28 +33,18 @@ fn spec(path: PathBuf) -> TokenFileSpec {
     }
 }
 
-#[test]
-fn a_file_is_refreshed_well_before_its_token_ends_and_files_differ() {
-    let after = |name: &str| {
-        let spec = spec(PathBuf::from(format!("/run/{name}")));
-        refresh_after(&spec, spec.ttl)
+/// Writes a file as the mirror does; the list of files is lost.
+fn put(spec: &TokenFileSpec, names: &Names, content: &[u8]) -> Result<Laid, MirrorError> {
+    let lost = tempfile::tempdir().unwrap();
+    let writers = Writers::new(Arc::new(Manifest::open(lost.path()).0));
+    let letter = Letter {
+        value: "".into(),
+        content: String::from_utf8(content.to_vec()).unwrap().into(),
+        sweep: true,
     };
-    let all: Vec<_> = (0..100).map(|i| after(&format!("token{i}"))).collect();
-    for wait in &all {
-        assert!((1458..=1782).contains(&wait.as_secs()), "{wait:?}");
-    }
-    assert!(all.iter().any(|wait| *wait != all[0]));
-    assert_eq!(after("token1"), after("token1"));
-}
-
-#[test]
-fn retries_start_soon_and_grow_to_a_tenth_of_the_life_at_most() {
-    let hour = Duration::from_secs(3600);
-    let waits: Vec<_> = (0..8).map(|n| retry_after(hour, n).as_secs()).collect();
-    assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
-    let short = Duration::from_secs(2);
-    assert_eq!(retry_after(short, 0), Duration::from_millis(100));
-    assert_eq!(retry_after(short, u32::MAX), Duration::from_millis(200));
+    let (spec, names) = (Arc::new(spec.clone()), Arc::new(names.clone()));
+    let mut laid = writers.put_all(&spec, &names, vec![letter]);
+    laid.pop().unwrap()
 }
 
 #[test]
@@ -93,7 +86,7 @@ fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
             Arc::clone(&authority),
             Arc::new(crate::metrics::Metrics::new()),
             Arc::clone(&clock),
-            watch::channel(crate::limits::NONE).1,
+            state::channel(crate::limits::NONE).1,
         )
         .unwrap(),
     );
@@ -108,46 +101,67 @@ fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
         unix,
     };
     let sources = Sources {
-        files: watch::channel(Arc::new(files)).1,
-        registry: watch::channel(Arc::new(snapshot)).1,
-        names: watch::channel(Arc::default()).1,
+        files: state::channel(Arc::new(files)).1,
+        registry: state::channel(Arc::new(snapshot)).1,
+        names: state::channel(Arc::default()).1,
         authority,
         audit: Arc::new(Audit::new(
             Arc::new(crate::metrics::Metrics::new()),
             Arc::clone(&clock),
         )),
-        steps: watch::channel(()).1,
+        steps: state::channel(()).1,
     };
-    Mirror::new(sources, minter, clock)
+    let lost = tempfile::tempdir().unwrap();
+    Mirror::new(sources, minter, clock, Manifest::open(lost.path()))
+}
+
+/// Does something with the only file.
+fn with_file<T>(mirror: &Mirror, work: impl FnOnce(&mut TokenFile) -> T) -> T {
+    let mut table = mirror.files.lock();
+    let (number, _) = table.files().next().unwrap();
+    work(table.file_mut(number).unwrap())
+}
+
+fn written(laid: Laid, clock: &FakeClock) -> Written {
+    Written {
+        kid: "k".into(),
+        file: laid.file,
+        validity: Validity::starting(clock.now(), Duration::from_secs(3600), Duration::ZERO),
+    }
 }
 
 #[tokio::test]
 async fn a_step_of_the_wall_clock_makes_a_file_due_and_the_passing_of_time_does_not() {
     let directory = tempfile::tempdir().unwrap();
     let spec = spec(directory.path().canonicalize().unwrap().join("token"));
-    let file = put(&spec, &Names::default(), b"token").unwrap();
     let clock = Arc::new(FakeClock::at(1_800_000_000));
-    let mut mirror = mirror(&clock, vec![spec]);
+    let mut mirror = mirror(&clock, vec![spec.clone()]);
     mirror.adopt().await;
-    let due = clock.since_boot() + Duration::from_secs(1000);
-    for (wall, stays) in [
-        (1_800_000_060, true),
-        (1_800_000_064, true),
-        (1_800_100_000, false),
-        (1_700_000_000, false),
+    let laid = put(&spec, &Names::default(), b"token").unwrap();
+    let held = written(laid, &clock);
+    with_file(&mirror, |file| file.written = Some(held));
+    let mut wall = 1_800_000_000;
+    // A clock that is slewed moves by little at a time; what it has moved adds up.
+    for (moved, stays) in [
+        (0, true),
+        (4, true),
+        (100_000, false),
+        (-1_000_000, false),
+        (0, true),
+        (-4, true),
+        (-4, false),
     ] {
-        let start = crate::clock::from_unix_seconds(1_800_000_000);
-        mirror.files[0].due = due;
-        mirror.files[0].written = Some(Written {
-            kid: "k".into(),
-            file,
-            validity: Validity::starting(start, Duration::from_secs(3600), Duration::ZERO),
-            at: clock.since_boot(),
-        });
+        let later = clock.since_boot() + Duration::from_secs(1000);
+        let number = mirror.files.lock().files().next().unwrap().0;
+        mirror.files.lock().take_due(later, 1);
+        let now = clock.since_boot();
+        mirror.files.lock().landed(number, later, now);
         clock.advance(Duration::from_secs(60));
-        clock.set_wall(wall);
-        mirror.notice_clock_steps();
-        assert_eq!(mirror.files[0].due == due, stays, "{wall}");
+        wall = wall + 60 + moved;
+        clock.set_wall(u64::try_from(wall).unwrap());
+        mirror.notice_clock_step();
+        let due = with_file(&mirror, |file| file.due().unwrap());
+        assert_eq!(due == later, stays, "{moved}");
     }
 }
 
@@ -159,19 +173,39 @@ async fn a_file_whose_entry_is_gone_is_removed_if_it_is_still_the_one_that_was_w
     let clock = Arc::new(FakeClock::at(1_800_000_000));
     let mut mirror = mirror(&clock, vec![ours.clone(), others.clone()]);
     mirror.adopt().await;
-    for (file, spec) in mirror.files.iter_mut().zip([&ours, &others]) {
-        file.written = Some(Written {
-            kid: "k".into(),
-            file: put(spec, &Names::default(), b"token").unwrap(),
-            validity: Validity::starting(clock.now(), Duration::from_secs(60), Duration::ZERO),
-            at: clock.since_boot(),
-        });
+    for spec in [&ours, &others] {
+        let laid = put(spec, &Names::default(), b"token").unwrap();
+        let mut table = mirror.files.lock();
+        let mut files = table.files();
+        let (number, _) = files.find(|(_, file)| *file.plan.spec == *spec).unwrap();
+        drop(files);
+        table.file_mut(number).unwrap().written = Some(written(laid, &clock));
     }
     fs::rename(&others.path, root.join("moved")).unwrap();
     fs::write(&others.path, b"of somebody else").unwrap();
     let gone = Vec::new();
-    mirror.sources.files = watch::channel(Arc::new(gone)).1;
+    mirror.sources.files = state::channel(Arc::new(gone)).1;
     mirror.adopt().await;
     assert!(!ours.path.exists());
     assert_eq!(fs::read(&others.path).unwrap(), b"of somebody else");
+}
+
+#[tokio::test]
+async fn what_an_earlier_agent_wrote_is_removed_where_nobody_wants_it_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let [wanted, unwanted, replaced] =
+        ["wanted", "unwanted", "replaced"].map(|name| spec(root.join(name)));
+    let clock = Arc::new(FakeClock::at(1_800_000_000));
+    let mut mirror = mirror(&clock, vec![wanted.clone()]);
+    for spec in [&wanted, &unwanted, &replaced] {
+        let laid = put(spec, &Names::default(), b"token").unwrap();
+        mirror.former.insert(spec.path.clone(), vec![laid.file]);
+    }
+    fs::rename(&replaced.path, root.join("moved")).unwrap();
+    fs::write(&replaced.path, b"of somebody else").unwrap();
+    mirror.adopt().await;
+    assert!(wanted.path.exists() && !unwanted.path.exists());
+    assert_eq!(fs::read(&replaced.path).unwrap(), b"of somebody else");
+    assert!(mirror.former.is_empty());
 }

@@ -1,49 +1,92 @@
 //! Writing and removing files in directories, whosever they are.
 //!
-//! A directory of root or of the agent's user is worked in as ourselves. In one of somebody else a
-//! thread of its own works that first becomes that user, in groups, in its view of the file system
-//! and without any capability: whatever its owner prepares there, links or mounts, leads to nothing
-//! that he could not reach himself. The thread ends after its work, so nothing is ever given back.
+//! A directory of root or of the agent's user is worked in as ourselves, one of somebody else as that
+//! user. Each file is on the list of ours ([`Manifest`]) before anybody can see it.
 
-use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
-use nix::unistd::{Gid, Uid, User, getgrouplist, setfsgid, setfsuid};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups};
 use zeroize::Zeroizing;
 
-use super::file::{MirrorError, TokenFileSpec, place, put};
+use super::error::MirrorError;
+use super::manifest::{Lying, Manifest};
+use super::parameter::Parameter;
+use super::spec::TokenFileSpec;
+use super::user::Users;
 use crate::attest::names::Names;
-use crate::durable::{Attributes, Dir, DirError, FileId, Persistence};
+use crate::durable::{Attributes, Dir, DirError, FileId, Persistence, Trust};
 
-/// How long a directory of somebody else may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The group of users who have none.
-const NOGROUP: u32 = 65_534;
+/// Writes and removes files.
+#[derive(Debug, Clone)]
+pub struct Writers {
+    /// Does what must be done as somebody else.
+    pub users: Users,
+    manifest: Arc<Manifest>,
+}
 
-/// Threads that work as somebody else, one to a directory.
-#[derive(Debug, Clone, Default)]
-pub struct Writers(Arc<Mutex<HashSet<PathBuf>>>);
+/// What is to be in a file.
+pub struct Letter {
+    /// Which of the files of its block it is.
+    pub value: Arc<str>,
+    /// The bytes.
+    pub content: Zeroizing<String>,
+    /// Whether a killed agent may have left something beside it.
+    pub sweep: bool,
+}
+
+/// A file that was written.
+#[derive(Debug, Clone, Copy)]
+pub struct Laid {
+    /// Which it is.
+    pub file: FileId,
+    /// Whether its bytes reach a disk; told only of files that are swept beside.
+    pub on_disk: bool,
+}
 
 impl Writers {
-    /// Writes one file.
+    /// Writers that keep this list.
+    pub fn new(manifest: Arc<Manifest>) -> Self {
+        let users = Users::default();
+        Self { users, manifest }
+    }
+
+    /// That of the list.
+    pub fn generation(&self) -> u64 {
+        self.manifest.generation()
+    }
+
+    /// Writes files of one block, in order.
     ///
     /// # Errors
     ///
-    /// Why it is as it was.
-    pub fn put(
+    /// For each why it is as it was.
+    pub fn put_all(
         &self,
         spec: &Arc<TokenFileSpec>,
-        names: &Names,
-        content: Zeroizing<String>,
-    ) -> Result<FileId, MirrorError> {
-        let uid = match put(spec, names, content.as_bytes()) {
+        names: &Arc<Names>,
+        letters: Vec<Letter>,
+    ) -> Vec<Result<Laid, MirrorError>> {
+        // Found once for all of them; what is wrong with it, each finds by itself.
+        let parameter = spec.parameter.as_ref();
+        let parent = parameter.and_then(|parameter| parent(spec, parameter, names).ok());
+        letters
+            .into_iter()
+            .map(|letter| self.put(spec, names, letter, parent.as_ref()))
+            .collect()
+    }
+
+    fn put(
+        &self,
+        spec: &Arc<TokenFileSpec>,
+        names: &Arc<Names>,
+        letter: Letter,
+        parent: Option<&Dir>,
+    ) -> Result<Laid, MirrorError> {
+        let uid = match directory(spec, names, &letter.value, None, parent) {
+            Ok(dir) => return self.put_as_ourselves(&dir, spec, names, &letter),
             Err(MirrorError::Directory(DirError::Owner { uid, .. })) => uid,
-            done => return done,
+            Err(error) => return Err(error),
         };
         if let Some(owner) = &spec.owner
             && owner.uid(names)? != uid
@@ -52,43 +95,89 @@ impl Writers {
         }
         let group = spec.group.as_ref().map(|group| group.gid(names));
         let group = group.transpose()?;
-        let spec = Arc::clone(spec);
-        self.as_user(uid, spec.path.clone(), move |user| {
+        let path = spec.path_of(&letter.value).into_owned();
+        let (spec, names, writers) = (Arc::clone(spec), Arc::clone(names), self.clone());
+        self.users.work_as(uid, path, move |user| {
             if let Some(group) = group
                 && !user.groups.contains(&group)
             {
                 return Err(MirrorError::OtherGroup(uid, group));
             }
-            let (directory, name) = place(&spec.path)?;
-            let dir = Dir::open_of(directory, uid)?;
-            dir.sweep().map_err(MirrorError::Write)?;
+            let dir = directory(&spec, &names, &letter.value, Some(uid), None)?;
             let attributes = Attributes {
                 mode: spec.mode,
                 owner: None,
                 group,
             };
-            let content = content.as_bytes();
-            dir.replace(name, content, attributes, Persistence::Volatile)
-                .map_err(MirrorError::Write)
+            writers.write(&dir, &spec, &letter, attributes)
         })
     }
 
+    fn put_as_ourselves(
+        &self,
+        dir: &Dir,
+        spec: &TokenFileSpec,
+        names: &Names,
+        letter: &Letter,
+    ) -> Result<Laid, MirrorError> {
+        let (owner, group) = dir.owner().map_err(MirrorError::Write)?;
+        let owner = match &spec.owner {
+            Some(account) => account.uid(names)?,
+            None => owner,
+        };
+        let group = match &spec.group {
+            Some(account) => account.gid(names)?,
+            None => group,
+        };
+        let attributes = Attributes {
+            mode: spec.mode,
+            owner: Some(owner),
+            group: Some(group),
+        };
+        self.write(dir, spec, letter, attributes)
+    }
+
+    /// What is lost in a power cut is made again at the next start, so nothing is waited for.
+    fn write(
+        &self,
+        dir: &Dir,
+        spec: &TokenFileSpec,
+        letter: &Letter,
+        attributes: Attributes,
+    ) -> Result<Laid, MirrorError> {
+        let path = spec.path_of(&letter.value);
+        let (_, name) = place(&path)?;
+        if letter.sweep {
+            dir.sweep().map_err(MirrorError::Write)?;
+        }
+        let note = |id| self.manifest.note(&path, id);
+        let bytes = letter.content.as_bytes();
+        let written = dir.replace_noted(name, bytes, attributes, Persistence::Volatile, note);
+        let file = written.map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM) => MirrorError::Owner(error),
+            Some(libc::EBUSY) => MirrorError::MountPoint,
+            _ => MirrorError::Write(error),
+        })?;
+        let on_disk = letter.sweep && dir.is_in_memory().is_ok_and(|in_memory| !in_memory);
+        Ok(Laid { file, on_disk })
+    }
+
     /// Removes files whose token nobody is to have any more; gives back those that could not be.
-    pub fn remove_all(&self, files: Vec<(PathBuf, FileId)>) -> Vec<(PathBuf, FileId)> {
+    pub fn remove_all(&self, files: Vec<Lying>) -> Vec<Lying> {
         files
             .into_iter()
-            .filter(|(path, id)| !self.is_removed(path, *id))
+            .filter(|file| !self.is_removed(file))
             .collect()
     }
 
-    /// Removes one, if it is still the one that was written; whether nothing is left to do.
-    fn is_removed(&self, path: &Path, id: FileId) -> bool {
-        let removed = match self.remove(path, id) {
+    /// Removes one, if it is still one that was written; whether nothing is left to do.
+    fn is_removed(&self, file: &Lying) -> bool {
+        let removed = match self.remove(file) {
             // With its directory, the file is gone too.
             Err(MirrorError::Directory(error)) if error.is_missing() => Ok(false),
             removed => removed,
         };
-        let path = path.display();
+        let path = file.path.display();
         match removed {
             Ok(true) => tracing::info!(%path, "the token file is removed"),
             Ok(false) => tracing::info!(%path, "the token file is no longer ours: left alone"),
@@ -97,113 +186,92 @@ impl Writers {
                 return false;
             }
         }
+        self.manifest.forget(&file.path);
         true
     }
 
-    fn remove(&self, path: &Path, id: FileId) -> Result<bool, MirrorError> {
-        let (directory, name) = place(path)?;
+    fn remove(&self, file: &Lying) -> Result<bool, MirrorError> {
+        let (directory, name) = place(&file.path)?;
         let uid = match Dir::open(directory) {
-            Ok(dir) => return dir.remove_own(name, id).map_err(MirrorError::Write),
+            Ok(dir) => return dir.remove_own(name, &file.ids).map_err(MirrorError::Write),
             Err(DirError::Owner { uid, .. }) => uid,
             Err(error) => return Err(error.into()),
         };
-        let path = path.to_owned();
-        self.as_user(uid, path.clone(), move |_| {
-            let (directory, name) = place(&path)?;
+        let file = file.clone();
+        self.users.work_as(uid, file.path.clone(), move |_| {
+            let (directory, name) = place(&file.path)?;
             let dir = Dir::open_of(directory, uid)?;
-            dir.remove_own(name, id).map_err(MirrorError::Write)
+            dir.remove_own(name, &file.ids).map_err(MirrorError::Write)
         })
-    }
-
-    /// Does something at a path in a thread that is somebody else. One that does not come back is
-    /// left behind, and keeps others from going after it.
-    ///
-    /// # Errors
-    ///
-    /// That of the work, or that it was not done or not in time.
-    pub fn as_user<T: Send + 'static>(
-        &self,
-        uid: u32,
-        path: PathBuf,
-        work: impl FnOnce(&Became) -> Result<T, MirrorError> + Send + 'static,
-    ) -> Result<T, MirrorError> {
-        let directory = path.parent().unwrap_or(&path).to_owned();
-        if !self.busy().insert(directory.clone()) {
-            return Err(MirrorError::Hangs);
-        }
-        let (done, outcome) = sync_channel(1);
-        let writers = self.clone();
-        let body = move || {
-            let result = match become_user(uid) {
-                Ok(user) => work(&user),
-                Err(source) => Err(MirrorError::Become { uid, source }),
-            };
-            writers.busy().remove(&directory);
-            // Nobody may be waiting any more.
-            let _ = done.send(result);
-        };
-        let thread = std::thread::Builder::new().name("writer".to_owned());
-        thread.spawn(body).map_err(MirrorError::Write)?;
-        outcome.recv_timeout(PATIENCE).unwrap_or_else(|error| {
-            Err(match error {
-                RecvTimeoutError::Timeout => MirrorError::Hangs,
-                RecvTimeoutError::Disconnected => {
-                    MirrorError::Write(io::Error::other("the thread that writes has ended"))
-                }
-            })
-        })
-    }
-
-    fn busy(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Somebody whom the calling thread has become.
-#[derive(Debug)]
-pub struct Became {
-    groups: Vec<u32>,
+/// The directory in which the directories of a block with a parameter appear.
+///
+/// # Errors
+///
+/// It is not there, or somebody else could change what lies in it.
+pub fn parent(
+    spec: &TokenFileSpec,
+    parameter: &Parameter,
+    names: &Names,
+) -> Result<Dir, MirrorError> {
+    Ok(if spec.create_directory {
+        Dir::create(&parameter.parent, 0o755)?
+    } else {
+        let trust = parameter.owner.trust_in_parent(names)?;
+        Dir::open_trusting(&parameter.parent, trust)?
+    })
 }
 
-/// Makes the calling thread somebody else for good, as far as files go: groups first, then user,
-/// then no capability is left to undo it with.
-fn become_user(uid: u32) -> io::Result<Became> {
-    let user = User::from_uid(Uid::from_raw(uid))?;
-    let (gid, groups) = match user {
-        Some(user) => {
-            let name = std::ffi::CString::new(user.name).map_err(io::Error::other)?;
-            (user.gid, getgrouplist(&name, user.gid)?)
-        }
-        None => (Gid::from_raw(NOGROUP), Vec::new()),
+/// The directory that a file is to lie in, which may also belong to the user `whose`.
+fn directory(
+    spec: &TokenFileSpec,
+    names: &Names,
+    value: &str,
+    whose: Option<u32>,
+    known: Option<&Dir>,
+) -> Result<Dir, MirrorError> {
+    let trust = Trust {
+        also: whose,
+        ..Trust::default()
     };
-    if Uid::from_raw(uid) != nix::unistd::geteuid() {
-        let raw: Vec<_> = groups
-            .iter()
-            .map(|group| rustix::thread::Gid::from_raw(group.as_raw()))
-            .collect();
-        set_thread_groups(&raw)?;
-        setfsgid(gid);
-        setfsuid(Uid::from_raw(uid));
+    let Some(parameter) = &spec.parameter else {
+        let (directory, _) = place(&spec.path)?;
+        return Ok(if spec.create_directory && whose.is_none() {
+            Dir::create(directory, 0o755)?
+        } else {
+            Dir::open_trusting(directory, trust)?
+        });
+    };
+    let found;
+    let parent = match known {
+        Some(dir) => dir,
+        None => {
+            found = parent(spec, parameter, names)?;
+            &found
+        }
+    };
+    let named = match parent.below(Path::new(value), trust) {
+        Err(DirError::Owner { uid, .. }) if !parameter.owner.is(uid, names)? => {
+            return Err(MirrorError::DirectoryOwner(uid));
+        }
+        named => named?,
+    };
+    let (uid, _) = named.owner().map_err(MirrorError::Write)?;
+    if !parameter.owner.is(uid, names)? {
+        return Err(MirrorError::DirectoryOwner(uid));
     }
-    let none = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
-    )?;
-    // The calls do not tell whether they worked; asked for what cannot be, they tell what is.
-    let nobody = u32::MAX;
-    let (is, of) = (
-        setfsuid(Uid::from_raw(nobody)),
-        setfsgid(Gid::from_raw(nobody)),
-    );
-    if is != Uid::from_raw(uid) || of != gid {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    let mut groups: Vec<u32> = groups.iter().map(|group| group.as_raw()).collect();
-    groups.push(gid.as_raw());
-    Ok(Became { groups })
+    Ok(named.below(parameter.below(), trust)?)
+}
+
+/// Where a file lies: its directory, and its name there.
+///
+/// # Errors
+///
+/// It lies nowhere.
+pub fn place(path: &Path) -> Result<(&Path, &str), MirrorError> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let invalid = || MirrorError::Write(io::ErrorKind::InvalidFilename.into());
+    path.parent().zip(name).ok_or_else(invalid)
 }

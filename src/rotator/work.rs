@@ -44,8 +44,9 @@ impl Rotator {
         }
     }
 
-    /// Does what is due for every issuer; how long until something may be again.
-    pub(super) fn round(&self) -> Duration {
+    /// Does what is due for every issuer; how long until something may be again. Blocks on the disk
+    /// and on the making of keys.
+    pub fn round(&self) -> Duration {
         let issuers = self.issuers();
         let keys: Vec<_> = self
             .hand()

@@ -1,0 +1,133 @@
+//! How a file comes to its name: whole, with its owner and its mode, or not at all.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::unistd::{Gid, Uid, fchown, linkat};
+
+use super::{Attributes, Dir, FileId, Persistence};
+
+impl Dir {
+    /// Puts `bytes` under `name`, replacing what is there. The name never shows anything but the
+    /// old file or the whole new one.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; the name then shows the old file or the whole new one, and nothing else
+    /// is left behind.
+    pub fn replace(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        attributes: Attributes,
+        persistence: Persistence,
+    ) -> io::Result<FileId> {
+        self.replace_noted(name, bytes, attributes, persistence, |_| {})
+    }
+
+    /// As [`Dir::replace`]; `note` hears which file it will be before anybody can see it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::replace`].
+    pub fn replace_noted(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        attributes: Attributes,
+        persistence: Persistence,
+        note: impl FnOnce(FileId),
+    ) -> io::Result<FileId> {
+        let temporary = temporary_name()?;
+        let unnamed = openat(
+            &self.fd,
+            ".",
+            OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        );
+        let id = match unnamed {
+            Ok(fd) => {
+                let (file, id) = fill(fd, bytes, attributes, persistence)?;
+                note(id);
+                let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                linkat(
+                    AT_FDCWD,
+                    link.as_str(),
+                    &self.fd,
+                    temporary.as_str(),
+                    follow,
+                )?;
+                id
+            }
+            // The file system cannot make files without a name (NFS, some overlays).
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => {
+                let flags = OFlag::O_CREAT
+                    | OFlag::O_EXCL
+                    | OFlag::O_NOFOLLOW
+                    | OFlag::O_WRONLY
+                    | OFlag::O_CLOEXEC;
+                let fd = openat(&self.fd, temporary.as_str(), flags, Mode::empty())?;
+                let filled = fill(fd, bytes, attributes, persistence);
+                let (_, id) = filled.inspect_err(|_| self.discard(&temporary))?;
+                note(id);
+                id
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        if let Err(errno) = renameat(&self.fd, temporary.as_str(), &self.fd, name) {
+            self.discard(&temporary);
+            return Err(errno.into());
+        }
+        if persistence == Persistence::Synced {
+            nix::unistd::fsync(&self.fd)?;
+        }
+        Ok(id)
+    }
+}
+
+/// Owner first, then mode, then the bytes: at no moment can somebody read a part, or read what
+/// was meant for another owner.
+fn fill(
+    fd: OwnedFd,
+    bytes: &[u8],
+    attributes: Attributes,
+    persistence: Persistence,
+) -> io::Result<(File, FileId)> {
+    // Whose a new file is, the directory may have decided.
+    let is = fstat(&fd)?;
+    let owner = attributes.owner.filter(|owner| *owner != is.st_uid);
+    let group = attributes.group.filter(|group| *group != is.st_gid);
+    if owner.is_some() || group.is_some() {
+        fchown(&fd, owner.map(Uid::from_raw), group.map(Gid::from_raw))?;
+    }
+    fchmod(&fd, Mode::from_bits_truncate(attributes.mode))?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    if persistence == Persistence::Synced {
+        file.sync_all()?;
+    }
+    Ok((file, FileId::of(&is)))
+}
+
+const TEMPORARY_START: &str = ".agent-";
+const TEMPORARY_END: &str = ".tmp";
+
+/// A name that nobody can guess.
+pub fn temporary_name() -> io::Result<String> {
+    let mut random = [0u8; 16];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no randomness"))?;
+    let digits = u128::from_ne_bytes(random);
+    Ok(format!("{TEMPORARY_START}{digits:032x}{TEMPORARY_END}"))
+}
+
+/// Whether a name has the form of those under which files are written before they are renamed.
+pub fn is_temporary(name: &str) -> bool {
+    name.strip_prefix(TEMPORARY_START)
+        .and_then(|rest| rest.strip_suffix(TEMPORARY_END))
+        .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}

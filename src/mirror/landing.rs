@@ -1,0 +1,124 @@
+//! What follows from how the writing of a file went.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Mirror;
+use super::error::MirrorError;
+use super::flight::{Landed, Outcome};
+use super::manifest::Lying;
+use super::pace::{refresh_after, retry_after};
+use super::table::{Block, Plan, TokenFile, Written};
+use crate::quiet::Quiet;
+
+/// Tells of failures: of each file once, and of the many files of a block once a second.
+#[derive(Debug, Default)]
+pub struct Complaints(Quiet<Arc<Path>>);
+
+impl Mirror {
+    /// Takes over how a flight went.
+    pub(super) fn land(&mut self, landed: Landed) {
+        // What was noted on a list that was written anew meanwhile is not on it.
+        let lost = landed.generation != self.manifest.generation();
+        for outcome in landed.outcomes {
+            if let (true, Ok(done)) = (lost, &outcome.result) {
+                let path = landed.plan.spec.path_of(&outcome.value);
+                self.manifest.note(&path, done.laid.file);
+            }
+            self.note(&landed.plan, outcome);
+        }
+    }
+
+    /// Notes how the writing of a file went. What it was written for may be gone by now.
+    fn note(&mut self, plan: &Arc<Plan>, outcome: Outcome) {
+        let Outcome {
+            number,
+            value,
+            result,
+        } = outcome;
+        let path = plan.spec.path_of(&value);
+        let now = self.clock.since_boot();
+        let files = self.files.clone();
+        let mut table = files.lock();
+        let file = table.file_mut(number);
+        let Some(file) = file.filter(|file| file.plan.order.is_some()) else {
+            // Nobody is to have it any more.
+            let written = result.ok();
+            self.gone
+                .extend(written.map(|done| Lying::of(path.into_owned(), done.laid.file)));
+            return;
+        };
+        let due = match result {
+            Ok(done) => {
+                if std::mem::take(&mut file.complained) {
+                    tracing::info!(path = %path.display(), "the token file is written again");
+                }
+                // A key may have been tainted while the file was written.
+                let good = self.sources.authority.believes(&done.kid);
+                let after = refresh_after(&path, plan.spec.refresh_at, done.validity.life());
+                (file.failures, file.error) = (0, done.untold.as_str().into());
+                let on_disk = done.laid.on_disk;
+                file.written = Some(Written {
+                    file: done.laid.file,
+                    kid: done.kid,
+                    validity: done.validity,
+                });
+                if on_disk {
+                    warn_of_disk(table.block_mut(&plan.spec.path));
+                }
+                if good { now + after } else { Duration::ZERO }
+            }
+            Err(_) if plan.is_superseded() => Duration::ZERO,
+            Err(error) if is_gone(&error, plan, &value) => {
+                let gone = table.vanish(&plan.spec.path, &value);
+                drop(table);
+                self.forget(gone.into_iter().collect());
+                self.places.doubt(&plan.spec.path);
+                return;
+            }
+            Err(error) => {
+                if plan.spec.parameter.is_none() {
+                    self.places.miss(&error, &plan.spec);
+                }
+                now + self.complaints.note(file, &error, &path)
+            }
+        };
+        table.landed(number, due, now);
+    }
+}
+
+impl Complaints {
+    /// Notes a failure; how long to wait after it.
+    fn note(&self, file: &mut TokenFile, error: &MirrorError, path: &Path) -> Duration {
+        let spec = &file.plan.spec;
+        let wait = retry_after(spec.ttl, file.failures);
+        let may_tell = || match &spec.parameter {
+            Some(_) => self.0.may_say(spec.path.as_path().into()).is_some(),
+            None => true,
+        };
+        if !file.complained && may_tell() {
+            file.complained = error.complain(path);
+        } else {
+            tracing::debug!(path = %path.display(), %error, "the token file cannot be written yet");
+        }
+        file.error = error.to_string().into();
+        file.failures = file.failures.saturating_add(1);
+        wait
+    }
+}
+
+/// Whether a file could not be written because its directory went.
+fn is_gone(error: &MirrorError, plan: &Plan, value: &str) -> bool {
+    let parameter = plan.spec.parameter.as_ref();
+    parameter.is_some_and(|parameter| error.misses(&parameter.parent.join(value)))
+}
+
+fn warn_of_disk(block: Option<&mut Block>) {
+    if let Some(block) = block
+        && !std::mem::replace(&mut block.told_of_disk, true)
+    {
+        let path = block.plan.spec.path.display();
+        tracing::warn!(%path, "the token file lies on a disk, where its bytes outlive it: a directory on a tmpfs, such as /run, keeps them in memory");
+    }
+}
