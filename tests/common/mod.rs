@@ -21,6 +21,8 @@ pub enum Need {
     Root,
     /// Python with spiffe and PyJWT.
     Python,
+    /// That Python with the SDKs of AWS, Google Cloud, Azure and Kubernetes too.
+    Sdks,
     /// An nginx to serve the webroot.
     Nginx,
     /// Node with @grpc/grpc-js and jose.
@@ -37,6 +39,9 @@ pub fn have(needs: &[Need]) -> bool {
         let missing = match need {
             Need::Root if !nix::unistd::geteuid().is_root() => "root",
             Need::Python if python().is_none() => "Python with the packages spiffe and PyJWT",
+            Need::Sdks if !sdks() => {
+                "Python with the packages boto3, google-auth, azure-identity and kubernetes"
+            }
             Need::Node if !node_packages() => "Node with the packages @grpc/grpc-js and jose",
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Faketime if faketime().is_none() => "faketime",
@@ -70,6 +75,13 @@ pub fn python() -> Option<&'static Path> {
         usable.then_some(path)
     };
     PYTHON.get_or_init(find).as_deref()
+}
+
+/// Whether it has the SDKs too. They are looked for and not imported, which would take seconds.
+fn sdks() -> bool {
+    let look = "from importlib.util import find_spec as f; \
+                assert all(map(f, ['boto3', 'google.auth', 'requests', 'azure.identity', 'kubernetes']))";
+    python().is_some_and(|python| runs(Command::new(python).args(["-c", look])))
 }
 
 /// What to preload into a process so that it sees another wall clock, if there is such a thing.

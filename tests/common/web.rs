@@ -6,15 +6,20 @@ use std::process::{Child, Command, Stdio};
 
 use crate::common::{Sandbox, eventually, text};
 
+/// The hosts that the certificate is for: where nginx is reached as itself, and those of issuers
+/// for clients that find them in a way of their own.
+const HOSTS: [&str; 3] = ["localhost", "id.example.org", "example.com"];
+
 /// An nginx that serves directories over TLS, each on its port.
 pub struct Nginx {
     child: Child,
 }
 
 impl Nginx {
-    /// Serves until it is dropped; `ca.pem` in the sandbox is what its clients are to trust.
+    /// Serves until it is dropped; `ca.pem` in the sandbox is what its clients are to trust,
+    /// and `key.pem` the key of it.
     pub fn serve(sandbox: &Sandbox, roots: &[(u16, &str)]) -> Self {
-        let authority = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let authority = rcgen::generate_simple_self_signed(HOSTS.map(str::to_owned)).unwrap();
         fs::write(sandbox.path("ca.pem"), authority.cert.pem()).unwrap();
         fs::write(
             sandbox.path("key.pem"),
