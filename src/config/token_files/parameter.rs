@@ -4,11 +4,18 @@ use std::path::Path;
 
 use super::super::context::{Context, account};
 use super::super::hcl::Block;
+use crate::attest::names::Account;
 use crate::entry::RESERVED_CLAIMS;
 use crate::mirror::{DirectoryOwner, Parameter, Pattern};
 
 /// The options that say something about directories that appear.
 const OPTIONS: [&str; 3] = ["pattern", "directory_owner", "max_directories"];
+
+/// Which names are taken where nothing is written: parts of host names, and no worse.
+const NAMES: &str = "^[a-z0-9][a-z0-9._-]{0,62}$";
+
+/// How many directories are taken where nothing is written.
+const MOST: i64 = 4096;
 
 /// The parameter in the path of a block: the inner `None` where it has none.
 #[expect(clippy::option_option, reason = "nothing, or no parameter")]
@@ -39,7 +46,7 @@ pub fn parameter(block: &Block, context: &mut Context<'_>) -> Option<Option<Para
     }
     let pattern = pattern(block, context)?;
     let owner = owner(block, parent, context)?;
-    let most = block.int("max_directories")?;
+    let most = block.int("max_directories").unwrap_or(MOST);
     keep_out(block, Path::new(parent), context);
     Some(Some(Parameter {
         name: name.to_owned(),
@@ -73,7 +80,7 @@ fn check_name(block: &Block, name: &str, context: &mut Context<'_>) -> Option<()
 }
 
 fn pattern(block: &Block, context: &mut Context<'_>) -> Option<Pattern> {
-    let text = block.text("pattern")?;
+    let text = block.text("pattern").unwrap_or(NAMES.to_owned());
     Pattern::new(&text)
         .map_err(|error| {
             let message = format!("pattern: {error}");
@@ -86,8 +93,13 @@ fn pattern(block: &Block, context: &mut Context<'_>) -> Option<Pattern> {
 }
 
 fn owner(block: &Block, parent: &str, context: &mut Context<'_>) -> Option<DirectoryOwner> {
-    if block.text("directory_owner")? != "any" {
-        return account(block, "directory_owner", "user", context).map(DirectoryOwner::Only);
+    match block.text("directory_owner").as_deref() {
+        None => return Some(DirectoryOwner::Only(Account::Id(0))),
+        Some("any") => {}
+        Some(_) => {
+            let account = account(block, "directory_owner", "user", context);
+            return account.map(DirectoryOwner::Only);
+        }
     }
     let message =
         format!("whoever can make a directory in {parent} chooses the identity in its token");
