@@ -85,7 +85,6 @@ fn contained(path: &str, options: &str, subject: &'static str) {
 }
 
 #[test]
-#[ignore = "needs path parameters"]
 fn a_container_finds_a_token_in_the_directory_that_docker_has_made_for_it() {
     contained(
         ":name/token",
@@ -96,7 +95,6 @@ fn a_container_finds_a_token_in_the_directory_that_docker_has_made_for_it() {
 }
 
 #[test]
-#[ignore = "needs path parameters"]
 fn a_container_is_named_by_its_directory_as_with_diridp() {
     contained(":sub/aws_token", "", "my_app");
 }
