@@ -37,7 +37,7 @@ use self::places::{News, Places};
 pub use self::renew::Renewal;
 pub use self::spec::{Chosen, Format, Holder, TokenFileSpec};
 pub use self::status::FileStatus;
-use self::table::{Table, Written};
+use self::table::{Table, TokenFile, Written};
 use self::writer::Writers;
 use crate::attest::names::Names;
 use crate::audit::Audit;
@@ -45,6 +45,7 @@ use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::issue::Minter;
 use crate::registry::Snapshot;
+use crate::sys;
 
 /// The longest sleep: after a suspend the clock is looked at within this time, and what no event
 /// tells of.
@@ -55,6 +56,9 @@ const MAX_FLIGHTS: usize = 32;
 
 /// So many files of a block are written in one flight.
 const MAX_BATCH: usize = 16;
+
+/// So many files written one after the other leave memory behind that is not needed again soon.
+const CROWD: usize = 1000;
 
 /// How long a round waits for files to be removed.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(50);
@@ -108,6 +112,8 @@ pub struct Mirror {
     /// What earlier agents wrote and nobody has asked for yet.
     former: Former,
     complaints: Complaints,
+    /// How many files were written since memory was last given back.
+    unsettled: usize,
     /// Both clocks when the wall clock was last known to go with the other.
     in_step: (SystemTime, Duration),
 }
@@ -137,6 +143,7 @@ impl Mirror {
             list_due: Duration::ZERO,
             former,
             complaints: Complaints::default(),
+            unsettled: 0,
         }
     }
 
@@ -165,7 +172,7 @@ impl Mirror {
     fn has_tried_all(&self) -> bool {
         let quiet = self.flights.is_empty() && self.places.are_surveyed();
         let table = self.files.lock();
-        let tried = |file: &table::TokenFile| file.written.is_some() || !file.error.is_empty();
+        let tried = |file: &TokenFile| file.written.is_some() || file.trouble.is_some();
         quiet && table.files().all(|(_, file)| tried(file))
     }
 
@@ -180,6 +187,7 @@ impl Mirror {
                 self.launch();
             }
             self.keep_list();
+            self.settle();
             if enough(self) {
                 return;
             }
@@ -330,14 +338,22 @@ impl Mirror {
         let authority = &self.sources.authority;
         let orphaned = |written: &Written| !authority.believes(&written.kid);
         self.files.lock().make_due_where(now, |file| {
-            file.written.as_ref().is_some_and(orphaned) || file.failures > 0
+            file.written.as_ref().is_some_and(orphaned) || file.is_failing()
         });
     }
 
     fn retry_failed(&mut self) {
         let now = self.clock.since_boot();
         let mut table = self.files.lock();
-        table.make_due_where(now, |file| file.failures > 0);
+        table.make_due_where(now, TokenFile::is_failing);
+    }
+
+    /// Gives back the memory that a crowd of files needed while they were written.
+    fn settle(&mut self) {
+        if self.unsettled >= CROWD && self.flights.is_empty() {
+            self.unsettled = 0;
+            sys::trim_memory();
+        }
     }
 
     /// Writes the list of files anew when it has grown too long, or could not be written.

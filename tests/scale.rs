@@ -22,7 +22,13 @@ impl Yard {
         let parent = sandbox.path("containers");
         fs::create_dir(&parent).unwrap();
         let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "mode=0755,size=1g,nr_inodes=400k", "none"])
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                "mode=0755,size=1g,nr_inodes=400k",
+                "none",
+            ])
             .arg(&parent)
             .status();
         assert!(mounted.unwrap().success());
@@ -89,13 +95,19 @@ fn ticks(agent: &Agent) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", agent.pid())).unwrap();
     let after = stat.rsplit(')').next().unwrap();
     let fields: Vec<_> = after.split_whitespace().collect();
-    let sum: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum();
+    let sum: u64 = [11, 12]
+        .iter()
+        .map(|at| fields[*at].parse::<u64>().unwrap())
+        .sum();
     Duration::from_millis(sum * 10)
 }
 
 fn resident(agent: &Agent) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -114,13 +126,20 @@ fn quiet(agent: &Agent) -> Duration {
 /// A file as the least careful writer makes one: a temporary one, and a rename.
 fn naive(directory: &Path, bytes: &[u8]) {
     let temporary = directory.join(".tmp");
-    fs::File::create(&temporary).unwrap().write_all(bytes).unwrap();
+    fs::File::create(&temporary)
+        .unwrap()
+        .write_all(bytes)
+        .unwrap();
     fs::rename(&temporary, directory.join("naive")).unwrap();
 }
 
 fn percentile(sorted: &[Duration], share: f64) -> Duration {
     let last = sorted.len() - 1;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
     let at = (last as f64 * share).round() as usize;
     sorted[at]
 }
@@ -143,7 +162,9 @@ fn ten_thousand_directories_cost_little_at_the_start_and_each_more_of_them_less(
     }
     let floor = start.elapsed();
     let rss = resident(&agent);
-    println!("{count} ES256 files from cold: {cold:?} of CPU beside {floor:?} of a naive writer; RSS {rss} kB");
+    println!(
+        "{count} ES256 files from cold: {cold:?} of CPU beside {floor:?} of a naive writer; RSS {rss} kB"
+    );
 
     // One directory at a time.
     let single = if long() { 1000 } else { 50 };
@@ -182,7 +203,10 @@ fn ten_thousand_directories_cost_little_at_the_start_and_each_more_of_them_less(
         let idle = ticks(&agent) - before;
         println!("10 s of rest: {idle:?} of CPU");
         assert!(cold <= Duration::from_secs(1), "cold start");
-        assert!(p50 <= Duration::from_millis(1) && p99 <= Duration::from_millis(5), "one more");
+        assert!(
+            p50 <= Duration::from_millis(1) && p99 <= Duration::from_millis(5),
+            "one more"
+        );
         assert!(each < Duration::from_micros(200), "CPU of one more");
         assert!(spent <= Duration::from_secs(2), "burst");
         assert!(rss.max(rss_after) <= 15 << 10, "memory");

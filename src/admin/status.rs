@@ -173,11 +173,9 @@ impl Facts {
                 .iter()
                 .map(|audience| audience.as_str().to_owned())
                 .collect(),
-            expires_at: file
-                .validity
-                .map_or(0, |held| unix_seconds(held.expires_at)),
+            expires_at: file.times.map_or(0, |(_, ends)| unix_seconds(ends)),
             error: file.error.clone(),
-            issued_at: file.validity.map_or(0, |held| unix_seconds(held.issued_at)),
+            issued_at: file.times.map_or(0, |(made, _)| unix_seconds(made)),
             next_refresh_in: file.due.map_or(0, |due| due.saturating_sub(boot).as_secs()),
         };
         let recent = self.audit.recent().into_iter().map(|seen| Caller {

@@ -93,6 +93,9 @@ impl Flight {
                 }),
             }
         }
+        if addressed.is_empty() {
+            return outcomes;
+        }
         let plan = Arc::clone(&self.batch.plan);
         let (names, writers, audit) = (
             Arc::clone(&self.names),

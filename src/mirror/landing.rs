@@ -9,7 +9,7 @@ use super::error::MirrorError;
 use super::flight::{Landed, Outcome};
 use super::manifest::Lying;
 use super::pace::{refresh_after, retry_after};
-use super::table::{Block, Plan, TokenFile, Written};
+use super::table::{Block, Plan, TokenFile, Trouble, Written};
 use crate::quiet::Quiet;
 
 /// Tells of failures: of each file once, and of the many files of a block once a second.
@@ -21,6 +21,8 @@ impl Mirror {
     pub(super) fn land(&mut self, landed: Landed) {
         // What was noted on a list that was written anew meanwhile is not on it.
         let lost = landed.generation != self.manifest.generation();
+        self.files.lock().flight_ended(&landed.plan);
+        self.unsettled += landed.outcomes.len();
         for outcome in landed.outcomes {
             if let (true, Ok(done)) = (lost, &outcome.result) {
                 let path = landed.plan.spec.path_of(&outcome.value);
@@ -51,19 +53,22 @@ impl Mirror {
         };
         let due = match result {
             Ok(done) => {
-                if std::mem::take(&mut file.complained) {
+                let trouble = file.trouble.take();
+                if trouble.is_some_and(|trouble| trouble.complained) {
                     tracing::info!(path = %path.display(), "the token file is written again");
                 }
                 // A key may have been tainted while the file was written.
                 let good = self.sources.authority.believes(&done.kid);
                 let after = refresh_after(&path, plan.spec.refresh_at, done.validity.life());
-                (file.failures, file.error) = (0, done.untold.as_str().into());
+                if !done.untold.is_empty() {
+                    file.trouble = Some(Box::new(Trouble {
+                        error: done.untold,
+                        ..Trouble::default()
+                    }));
+                }
                 let on_disk = done.laid.on_disk;
-                file.written = Some(Written {
-                    file: done.laid.file,
-                    kid: done.kid,
-                    validity: done.validity,
-                });
+                let written = Written::new(done.laid.file, done.kid, done.validity);
+                file.written = Some(written);
                 if on_disk {
                     warn_of_disk(table.block_mut(&plan.spec.path));
                 }
@@ -92,18 +97,19 @@ impl Complaints {
     /// Notes a failure; how long to wait after it.
     fn note(&self, file: &mut TokenFile, error: &MirrorError, path: &Path) -> Duration {
         let spec = &file.plan.spec;
-        let wait = retry_after(spec.ttl, file.failures);
+        let trouble = file.trouble.get_or_insert_default();
+        let wait = retry_after(spec.ttl, trouble.failures);
         let may_tell = || match &spec.parameter {
             Some(_) => self.0.may_say(spec.path.as_path().into()).is_some(),
             None => true,
         };
-        if !file.complained && may_tell() {
-            file.complained = error.complain(path);
+        if !trouble.complained && may_tell() {
+            trouble.complained = error.complain(path);
         } else {
             tracing::debug!(path = %path.display(), %error, "the token file cannot be written yet");
         }
-        file.error = error.to_string().into();
-        file.failures = file.failures.saturating_add(1);
+        trouble.error = error.to_string();
+        trouble.failures = trouble.failures.saturating_add(1);
         wait
     }
 }

@@ -13,21 +13,38 @@ const REFILL: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileNo(pub u64);
 
-/// Which file is due when, on the clock that counts from boot. Those that hold a token go before
-/// those that never held one, so that no crowd of new directories delays a renewal.
-#[derive(Debug, Default)]
-pub struct Schedule {
-    renewals: BTreeSet<(Duration, FileNo)>,
-    firsts: BTreeSet<(Duration, FileNo)>,
+/// A moment on the clock that counts from boot, in nanoseconds: half as large as a duration, for there
+/// are many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl From<Duration> for Moment {
+    fn from(since_boot: Duration) -> Self {
+        Self(u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX))
+    }
 }
 
-/// A file's place in the schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl From<Moment> for Duration {
+    fn from(moment: Moment) -> Self {
+        Self::from_nanos(moment.0)
+    }
+}
+
+/// A file's place in a schedule. Those that hold a token go before those that never held one, so that
+/// no crowd of new directories delays a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot {
-    /// When it is due.
-    pub due: Duration,
     /// Whether it never held a token.
     pub first: bool,
+    /// When it is due.
+    pub due: Moment,
+}
+
+/// Which file is due when.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    renewals: BTreeSet<(Moment, FileNo)>,
+    firsts: BTreeSet<(Moment, FileNo)>,
 }
 
 impl Schedule {
@@ -41,7 +58,7 @@ impl Schedule {
         self.queue(slot).remove(&(slot.due, file));
     }
 
-    fn queue(&mut self, slot: Slot) -> &mut BTreeSet<(Duration, FileNo)> {
+    fn queue(&mut self, slot: Slot) -> &mut BTreeSet<(Moment, FileNo)> {
         if slot.first {
             &mut self.firsts
         } else {
@@ -49,20 +66,22 @@ impl Schedule {
         }
     }
 
+    fn heads(&self) -> impl Iterator<Item = (Slot, FileNo)> {
+        let queues = [(false, &self.renewals), (true, &self.firsts)].into_iter();
+        queues.filter_map(|(first, queue)| {
+            let (due, file) = *queue.first()?;
+            Some((Slot { first, due }, file))
+        })
+    }
+
     /// The file that is to be written now, if one is.
-    pub fn first_due(&self, now: Duration) -> Option<FileNo> {
-        let queues = [&self.renewals, &self.firsts];
-        let mut firsts = queues.into_iter().filter_map(BTreeSet::first);
-        firsts
-            .find(|(due, _)| *due <= now)
-            .map(|(_, number)| *number)
+    pub fn first_due(&self, now: Moment) -> Option<(Slot, FileNo)> {
+        self.heads().find(|(slot, _)| slot.due <= now)
     }
 
     /// When the next file is due.
-    pub fn next(&self) -> Option<Duration> {
-        let queues = [&self.renewals, &self.firsts];
-        let firsts = queues.into_iter().filter_map(BTreeSet::first);
-        firsts.map(|(due, _)| *due).min()
+    pub fn next(&self) -> Option<Moment> {
+        self.heads().map(|(slot, _)| slot.due).min()
     }
 }
 
@@ -142,23 +161,23 @@ mod tests {
     #[test]
     fn a_renewal_goes_before_any_number_of_first_tokens() {
         let mut schedule = Schedule::default();
-        for number in 0..10 {
-            let slot = Slot {
-                due: secs(number),
-                first: true,
-            };
-            schedule.add(FileNo(number), slot);
-        }
-        let renewal = Slot {
-            due: secs(9),
-            first: false,
+        let slot = |first, due| Slot {
+            first,
+            due: secs(due).into(),
         };
-        schedule.add(FileNo(99), renewal);
-        assert_eq!(schedule.first_due(secs(8)), Some(FileNo(0)));
-        assert_eq!(schedule.first_due(secs(9)), Some(FileNo(99)));
-        assert_eq!(schedule.next(), Some(secs(0)));
-        schedule.remove(FileNo(99), renewal);
-        assert_eq!(schedule.first_due(secs(9)), Some(FileNo(0)));
+        for number in 0..10 {
+            schedule.add(FileNo(number), slot(true, number));
+        }
+        schedule.add(FileNo(99), slot(false, 9));
+        let first_due = |schedule: &Schedule, now| {
+            let due = schedule.first_due(secs(now).into());
+            due.map(|(_, number)| number)
+        };
+        assert_eq!(first_due(&schedule, 8), Some(FileNo(0)));
+        assert_eq!(first_due(&schedule, 9), Some(FileNo(99)));
+        assert_eq!(schedule.next(), Some(secs(0).into()));
+        schedule.remove(FileNo(99), slot(false, 9));
+        assert_eq!(first_due(&schedule, 9), Some(FileNo(0)));
     }
 
     #[test]

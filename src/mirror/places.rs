@@ -241,7 +241,7 @@ impl Places {
         if !has_parameter {
             if !missing {
                 table.make_due_where(now, |file| {
-                    file.failures > 0 && *file.plan.spec.path == *block
+                    file.is_failing() && *file.plan.spec.path == *block
                 });
             }
             return;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Files;
-use super::table::{Block, Plan, TokenFile};
-use crate::svid::{AudienceClaim, Sub, Validity};
+use super::table::{Block, Plan, TokenFile, Written};
+use crate::svid::{AudienceClaim, Sub};
 
 /// How a file stands, for whoever asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub struct FileStatus {
     pub sub: Option<Sub>,
     /// `aud`.
     pub audience: AudienceClaim,
-    /// The times of its token; `None` where there is none.
-    pub validity: Option<Validity>,
+    /// `iat` and `exp` of its token; `None` where there is none.
+    pub times: Option<(SystemTime, SystemTime)>,
     /// When it is to be written next, on the clock that counts from boot; none as long as there is
     /// nothing to write.
     pub due: Option<Duration>,
@@ -59,7 +59,7 @@ impl Files {
             }
             for file in table.of_block(block) {
                 let path = block.plan.spec.path_of(&file.value).into_owned();
-                all.push(status(&block.plan, path, Some(file), &file.error));
+                all.push(status(&block.plan, path, Some(file), file.error()));
             }
         }
         all
@@ -101,9 +101,9 @@ impl Files {
             }
             for file in table.of_block(block) {
                 let path = || block.plan.spec.path_of(&file.value);
-                let ends = file.written.as_ref().map(|held| held.validity.expires_at);
-                if !file.error.is_empty() {
-                    tell(&path(), &format!(": {}", file.error));
+                let ends = file.written.as_ref().map(Written::expires_at);
+                if !file.error().is_empty() {
+                    tell(&path(), &format!(": {}", file.error()));
                 } else if ends.is_some_and(|at| at <= now) {
                     tell(&path(), " has expired");
                 }
@@ -120,14 +120,14 @@ impl BlockStatus {
                 *known = Some(new);
             }
         }
-        self.failing += usize::from(!file.error.is_empty());
+        self.failing += usize::from(!file.error().is_empty());
         if let Some(due) = file.due() {
             earlier(&mut self.next_due, due);
         }
         if let Some(written) = &file.written {
             self.held += 1;
-            earlier(&mut self.soonest_expiry, written.validity.expires_at);
-            earlier(&mut self.oldest_issue, written.validity.issued_at);
+            earlier(&mut self.soonest_expiry, written.expires_at());
+            earlier(&mut self.oldest_issue, written.issued_at());
         }
     }
 }
@@ -151,7 +151,10 @@ fn status(plan: &Plan, path: PathBuf, file: Option<&TokenFile>, error: &str) -> 
             None => order.map(|order| order.sub.clone()),
         },
         audience: plan.spec.audience.clone(),
-        validity: file.and_then(|file| Some(file.written.as_ref()?.validity)),
+        times: file.and_then(|file| {
+            let written = file.written.as_ref()?;
+            Some((written.issued_at(), written.expires_at()))
+        }),
         due: file.and_then(TokenFile::due),
         error: error.to_owned(),
     }

@@ -1,16 +1,20 @@
 //! All token files there are, and how each stands. Knows no disk and no clock.
 
 mod adopt;
+mod due;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+pub use self::due::Batch;
+use self::due::Queue;
 use super::manifest::Lying;
-use super::pace::{FileNo, Influx, Schedule, Slot};
+use super::pace::{FileNo, Influx, Slot};
 use super::spec::TokenFileSpec;
+use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::durable::FileId;
 use crate::issue::Order;
 use crate::svid::Validity;
@@ -23,28 +27,6 @@ pub struct Plan {
     /// The token, a parameter as it is written; none as long as there is no such entry.
     pub order: Option<Order>,
     superseded: AtomicBool,
-}
-
-impl Block {
-    /// Whether it has no file.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-}
-
-impl TokenFile {
-    /// When it is to be written next, on the clock that counts from boot; none as long as there is
-    /// nothing to write.
-    pub fn due(&self) -> Option<Duration> {
-        (self.state != State::Idle).then_some(self.slot.due)
-    }
-}
-
-impl Plan {
-    /// Whether something else is wanted by now.
-    pub fn is_superseded(&self) -> bool {
-        self.superseded.load(Ordering::Acquire)
-    }
 }
 
 /// A block and its files, by the value of its parameter; one without a parameter has one file.
@@ -71,13 +53,20 @@ pub struct TokenFile {
     pub value: Arc<str>,
     slot: Slot,
     state: State,
-    /// How often in a row it could not be written.
-    pub failures: u32,
     /// The token that lies in it.
     pub written: Option<Written>,
-    /// What is wrong; empty where nothing is.
-    pub error: Box<str>,
-    /// Whether the failures were told to the operator, so that their end is too.
+    /// What is wrong with it, if something is.
+    pub trouble: Option<Box<Trouble>>,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    /// In words.
+    pub error: String,
+    /// How often in a row it could not be written.
+    pub failures: u32,
+    /// Whether that was told to the operator, so that its end is too.
     pub complained: bool,
 }
 
@@ -98,8 +87,64 @@ pub struct Written {
     pub file: FileId,
     /// The key that signed it.
     pub kid: Arc<str>,
-    /// When it holds.
-    pub validity: Validity,
+    issued_at: u64,
+    expires_at: u64,
+}
+
+impl Written {
+    /// A token of this key and these times in this file.
+    pub fn new(file: FileId, kid: Arc<str>, validity: Validity) -> Self {
+        Self {
+            file,
+            kid,
+            issued_at: unix_seconds(validity.issued_at),
+            expires_at: unix_seconds(validity.expires_at),
+        }
+    }
+
+    /// Its `iat`.
+    pub fn issued_at(&self) -> SystemTime {
+        from_unix_seconds(self.issued_at)
+    }
+
+    /// Its `exp`.
+    pub fn expires_at(&self) -> SystemTime {
+        from_unix_seconds(self.expires_at)
+    }
+}
+
+impl Block {
+    /// Whether it has no file.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+}
+
+impl TokenFile {
+    /// When it is to be written next, on the clock that counts from boot; none as long as there is
+    /// nothing to write.
+    pub fn due(&self) -> Option<Duration> {
+        (self.state != State::Idle).then_some(self.slot.due.into())
+    }
+
+    /// What is wrong; empty where nothing is.
+    pub fn error(&self) -> &str {
+        self.trouble.as_ref().map_or("", |trouble| &trouble.error)
+    }
+
+    /// Whether it could not be written the last time.
+    pub fn is_failing(&self) -> bool {
+        self.trouble
+            .as_ref()
+            .is_some_and(|trouble| trouble.failures > 0)
+    }
+}
+
+impl Plan {
+    /// Whether something else is wanted by now.
+    pub fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Acquire)
+    }
 }
 
 /// What became of a directory that appeared.
@@ -115,21 +160,13 @@ pub enum Appeared {
     TooMany(bool),
 }
 
-/// Files that are to be written together.
-#[derive(Debug)]
-pub struct Batch {
-    /// What is wanted in them.
-    pub plan: Arc<Plan>,
-    /// Which, by number and value, and whether each never held a token of this agent.
-    pub files: Vec<(FileNo, Arc<str>, bool)>,
-}
-
 /// All files.
 #[derive(Debug, Default)]
 pub struct Table {
     blocks: BTreeMap<PathBuf, Block>,
     files: BTreeMap<FileNo, Box<TokenFile>>,
-    schedule: Schedule,
+    /// What is due: of each block with a parameter by its path, and of all others together.
+    queues: BTreeMap<PathBuf, Queue>,
     next: u64,
 }
 
@@ -137,9 +174,12 @@ impl Table {
     fn add_file(&mut self, plan: &Arc<Plan>, value: Arc<str>, due: Duration) -> FileNo {
         let number = FileNo(self.next);
         self.next += 1;
-        let slot = Slot { due, first: true };
+        let slot = Slot {
+            due: due.into(),
+            first: true,
+        };
         let state = if plan.order.is_some() {
-            self.schedule.add(number, slot);
+            self.queue(plan).schedule.add(number, slot);
             State::Scheduled
         } else {
             State::Idle
@@ -149,10 +189,8 @@ impl Table {
             value,
             slot,
             state,
-            failures: 0,
             written: None,
-            error: Box::default(),
-            complained: false,
+            trouble: None,
         };
         self.files.insert(number, Box::new(file));
         number
@@ -163,15 +201,6 @@ impl Table {
         let file = self.files.remove(&number)?;
         let path = file.plan.spec.path_of(&file.value).into_owned();
         file.written.map(|written| Lying::of(path, written.file))
-    }
-
-    fn idle(&mut self, number: FileNo) {
-        if let Some(file) = self.files.get_mut(&number) {
-            if file.state == State::Scheduled {
-                self.schedule.remove(number, file.slot);
-            }
-            file.state = State::Idle;
-        }
     }
 
     /// A directory has appeared at the place of a block's parameter.
@@ -185,11 +214,8 @@ impl Table {
         };
         if let Some(number) = held.files.get(name).copied() {
             // It may be what a failed file waits for.
-            if self
-                .files
-                .get(&number)
-                .is_some_and(|file| file.failures > 0)
-            {
+            let file = self.files.get(&number);
+            if file.is_some_and(|file| file.is_failing()) {
                 self.make_due(number, now);
             }
             return Appeared::Known;
@@ -215,7 +241,7 @@ impl Table {
         let held = self.blocks.get_mut(block)?;
         let number = held.files.remove(name)?;
         let untouched = |file: &TokenFile| {
-            file.state == State::Scheduled && file.slot.first && file.failures == 0
+            file.state == State::Scheduled && file.slot.first && file.trouble.is_none()
         };
         if self.files.get(&number).is_some_and(|file| untouched(file))
             && let Some(parameter) = &held.plan.spec.parameter
@@ -265,81 +291,5 @@ impl Table {
     /// How many files there are.
     pub fn len(&self) -> usize {
         self.files.len()
-    }
-
-    /// Takes the files that are to be written next: one, or up to `most` of a block with a parameter.
-    pub fn take_due(&mut self, now: Duration, most: usize) -> Option<Batch> {
-        let first = self.schedule.first_due(now)?;
-        let plan = Arc::clone(&self.files.get(&first)?.plan);
-        let most = if plan.spec.parameter.is_some() {
-            most
-        } else {
-            1
-        };
-        let mut files = Vec::with_capacity(most);
-        while files.len() < most
-            && let Some(number) = self.schedule.first_due(now)
-            && let Some(file) = self.files.get_mut(&number)
-            && Arc::ptr_eq(&file.plan, &plan)
-        {
-            self.schedule.remove(number, file.slot);
-            file.state = State::Flying;
-            // What failed may have left something too.
-            let unknown = file.written.is_none() || file.failures > 0;
-            files.push((number, Arc::clone(&file.value), unknown));
-        }
-        Some(Batch { plan, files })
-    }
-
-    /// A file is not being written any more, and due again at `due`, or at `now` where something
-    /// else was wanted meanwhile.
-    pub fn landed(&mut self, number: FileNo, due: Duration, now: Duration) {
-        if let Some(file) = self.files.get_mut(&number) {
-            let slot = Slot {
-                due: match file.state {
-                    State::FlyingInVain => now,
-                    _ => due,
-                },
-                first: file.written.is_none(),
-            };
-            if file.state != State::Idle {
-                (file.slot, file.state) = (slot, State::Scheduled);
-                self.schedule.add(number, slot);
-            }
-        }
-    }
-
-    /// Makes a file due.
-    pub fn make_due(&mut self, number: FileNo, now: Duration) {
-        if let Some(file) = self.files.get_mut(&number) {
-            match file.state {
-                State::Flying | State::FlyingInVain => file.state = State::FlyingInVain,
-                State::Scheduled | State::Idle => {
-                    if file.state == State::Scheduled {
-                        self.schedule.remove(number, file.slot);
-                    }
-                    file.slot = Slot {
-                        due: now,
-                        first: file.written.is_none(),
-                    };
-                    file.state = State::Scheduled;
-                    self.schedule.add(number, file.slot);
-                }
-            }
-        }
-    }
-
-    /// Makes files due that a reason applies to.
-    pub fn make_due_where(&mut self, now: Duration, applies: impl Fn(&TokenFile) -> bool) {
-        let found = self.files().filter(|(_, file)| applies(file));
-        let found: Vec<_> = found.map(|(number, _)| number).collect();
-        for number in found {
-            self.make_due(number, now);
-        }
-    }
-
-    /// When the next file is due.
-    pub fn next_due(&self) -> Option<Duration> {
-        self.schedule.next()
     }
 }

@@ -123,11 +123,8 @@ fn with_file<T>(mirror: &Mirror, work: impl FnOnce(&mut TokenFile) -> T) -> T {
 }
 
 fn written(laid: Laid, clock: &FakeClock) -> Written {
-    Written {
-        kid: "k".into(),
-        file: laid.file,
-        validity: Validity::starting(clock.now(), Duration::from_secs(3600), Duration::ZERO),
-    }
+    let validity = Validity::starting(clock.now(), Duration::from_secs(3600), Duration::ZERO);
+    Written::new(laid.file, "k".into(), validity)
 }
 
 #[tokio::test]

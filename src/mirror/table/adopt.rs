@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Block, Plan, Table};
+use super::{Block, Plan, Table, Trouble};
 use crate::entry::EntrySet;
 use crate::mirror::manifest::Lying;
 use crate::mirror::pace::Influx;
@@ -86,8 +86,7 @@ impl Table {
                 continue;
             };
             file.plan = Arc::clone(&plan);
-            file.error = Box::default();
-            (file.failures, file.complained) = (0, false);
+            file.trouble = None;
             if plan.order.is_some() {
                 self.make_due(number, now);
             } else {
@@ -102,7 +101,10 @@ impl Table {
             let why = format!("there is no entry {entry:?} that allows its audience");
             for number in block.files.values() {
                 if let Some(file) = self.files.get_mut(number) {
-                    file.error = why.as_str().into();
+                    file.trouble = Some(Box::new(Trouble {
+                        error: why.clone(),
+                        ..Trouble::default()
+                    }));
                 }
             }
             block.trouble = why;

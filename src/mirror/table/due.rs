@@ -1,0 +1,151 @@
+//! What is to be written next. Each block with a parameter has a queue of its own, and all other files
+//! share one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Plan, State, Table, TokenFile};
+use crate::mirror::pace::{FileNo, Moment, Schedule, Slot};
+
+/// So many flights of a block with a parameter are under way at a time.
+const FLIGHTS_OF_BLOCK: usize = 2;
+
+/// Files that are to be written together.
+#[derive(Debug)]
+pub struct Batch {
+    /// What is wanted in them.
+    pub plan: Arc<Plan>,
+    /// Which, by number and value, and whether each never held a token of this agent.
+    pub files: Vec<(FileNo, Arc<str>, bool)>,
+}
+
+/// What is due, and how much of it is being done.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// Which files are due when.
+    pub schedule: Schedule,
+    flights: usize,
+    /// Whether that is limited: a place that hangs must not use up all flights.
+    narrow: bool,
+}
+
+impl Queue {
+    fn has_room(&self) -> bool {
+        !self.narrow || self.flights < FLIGHTS_OF_BLOCK
+    }
+}
+
+impl Table {
+    /// Takes the files that are to be written next: one, or up to `most` of a block with a parameter.
+    /// [`Table::flight_ended`] must follow.
+    pub fn take_due(&mut self, now: Duration, most: usize) -> Option<Batch> {
+        let now = now.into();
+        let queues = self.queues.values_mut().filter(|queue| queue.has_room());
+        let due = queues.filter_map(|queue| Some((queue.schedule.first_due(now)?, queue)));
+        let ((_, first), queue) = due.min_by_key(|(due, _)| *due)?;
+        let plan = Arc::clone(&self.files.get(&first)?.plan);
+        let most = if queue.narrow { most } else { 1 };
+        let mut files = Vec::with_capacity(most);
+        while files.len() < most
+            && let Some((slot, number)) = queue.schedule.first_due(now)
+            && let Some(file) = self.files.get_mut(&number)
+            && Arc::ptr_eq(&file.plan, &plan)
+        {
+            queue.schedule.remove(number, slot);
+            file.state = State::Flying;
+            // What failed may have left something too.
+            let unknown = file.written.is_none() || file.is_failing();
+            files.push((number, Arc::clone(&file.value), unknown));
+        }
+        queue.flights += 1;
+        Some(Batch { plan, files })
+    }
+
+    /// A flight of files of this plan is over.
+    pub fn flight_ended(&mut self, plan: &Plan) {
+        let queue = self.queue(plan);
+        queue.flights = queue.flights.saturating_sub(1);
+    }
+
+    /// A file is not being written any more, and due again at `due`, or at `now` where something
+    /// else was wanted meanwhile.
+    pub fn landed(&mut self, number: FileNo, due: Duration, now: Duration) {
+        match self.files.get(&number).map(|file| file.state) {
+            Some(State::FlyingInVain) => self.schedule(number, now.into()),
+            Some(State::Flying) => self.schedule(number, due.into()),
+            Some(State::Scheduled | State::Idle) | None => {}
+        }
+    }
+
+    /// Makes a file due.
+    pub fn make_due(&mut self, number: FileNo, now: Duration) {
+        let Some(file) = self.files.get_mut(&number) else {
+            return;
+        };
+        match file.state {
+            State::Flying | State::FlyingInVain => file.state = State::FlyingInVain,
+            State::Scheduled | State::Idle => {
+                self.unschedule(number);
+                self.schedule(number, now.into());
+            }
+        }
+    }
+
+    /// Makes files due that a reason applies to.
+    pub fn make_due_where(&mut self, now: Duration, applies: impl Fn(&TokenFile) -> bool) {
+        let found = self.files().filter(|(_, file)| applies(file));
+        let found: Vec<_> = found.map(|(number, _)| number).collect();
+        for number in found {
+            self.make_due(number, now);
+        }
+    }
+
+    /// When the next file is due that there is room for.
+    pub fn next_due(&self) -> Option<Duration> {
+        let queues = self.queues.values().filter(|queue| queue.has_room());
+        let next = queues.filter_map(|queue| queue.schedule.next()).min();
+        next.map(Duration::from)
+    }
+
+    pub(super) fn idle(&mut self, number: FileNo) {
+        self.unschedule(number);
+        if let Some(file) = self.files.get_mut(&number) {
+            file.state = State::Idle;
+        }
+    }
+
+    /// Takes a file out of its queue, where it is in one.
+    fn unschedule(&mut self, number: FileNo) {
+        if let Some(file) = self.files.get(&number)
+            && file.state == State::Scheduled
+        {
+            let slot = file.slot;
+            let plan = Arc::clone(&file.plan);
+            self.queue(&plan).schedule.remove(number, slot);
+        }
+    }
+
+    /// Puts a file that is in no queue into its own.
+    fn schedule(&mut self, number: FileNo, due: Moment) {
+        if let Some(file) = self.files.get_mut(&number) {
+            let first = file.written.is_none();
+            (file.slot, file.state) = (Slot { first, due }, State::Scheduled);
+            let (slot, plan) = (file.slot, Arc::clone(&file.plan));
+            self.queue(&plan).schedule.add(number, slot);
+        }
+    }
+
+    pub(super) fn queue(&mut self, plan: &Plan) -> &mut Queue {
+        let narrow = plan.spec.parameter.is_some();
+        let name = if narrow {
+            plan.spec.path.as_path()
+        } else {
+            Path::new("")
+        };
+        self.queues.entry(name.to_owned()).or_insert_with(|| Queue {
+            narrow,
+            ..Queue::default()
+        })
+    }
+}
