@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -179,6 +179,15 @@ impl Sandbox {
         sandbox
     }
 
+    /// Makes the directories that the agent writes to, for one that runs as this user.
+    pub fn belongs_to(&self, uid: u32) {
+        for name in ["data", "run"] {
+            let path = self.path(name);
+            fs::create_dir(&path).unwrap();
+            chown(&path, Some(uid), Some(uid)).unwrap();
+        }
+    }
+
     /// Writes another configuration.
     pub fn configure(&self, rest: &str) {
         let path = self.path("agent.conf.new");
@@ -326,6 +335,34 @@ pub fn as_user(uid: u32) -> Command {
     command
 }
 
+/// The binary as a user of its own that has all the capabilities that any of its work takes, and no
+/// other privilege: as a service manager starts it.
+pub fn capable(uid: u32) -> Command {
+    capable_of(uid, &CAPABILITIES)
+}
+
+/// As [`capable`], with these capabilities alone.
+pub fn capable_of(uid: u32, capabilities: &[&str]) -> Command {
+    let all: Vec<_> = capabilities.iter().map(|name| format!("+{name}")).collect();
+    let all = all.join(",");
+    let mut command = as_user(uid);
+    command.args(["--inh-caps", &all, "--ambient-caps", &all]);
+    command.arg(binary());
+    command
+}
+
+/// What any work of the agent may take.
+pub const CAPABILITIES: [&str; 8] = [
+    "chown",
+    "fowner",
+    "dac_override",
+    "dac_read_search",
+    "setuid",
+    "setgid",
+    "kill",
+    "sys_ptrace",
+];
+
 /// An `issuer` block with one key.
 pub fn issuer(name: &str, url: &str, algorithm: &str) -> String {
     format!(
@@ -419,6 +456,11 @@ impl Agent {
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.pid().cast_signed());
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Whether it has ended.
+    pub fn is_dead(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits for its end.
