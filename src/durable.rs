@@ -24,7 +24,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 pub use self::walk::{DirError, Trust};
 pub use self::write::is_temporary;
-use self::write::temporary_name;
+use self::write::{Temporary, is_left_behind};
 
 /// The largest file that is read, in bytes; every file of the agent is far smaller.
 const MAX_READ: u64 = 8 << 20;
@@ -346,7 +346,8 @@ impl Dir {
     }
 
     fn temporaries(&self) -> io::Result<impl Iterator<Item = String>> {
-        Ok(self.names()?.into_iter().filter(|name| is_temporary(name)))
+        let names = self.names()?.into_iter();
+        Ok(names.filter(|name| is_left_behind(name)))
     }
 
     /// Removes a temporary file; one that stays is swept at the next start.

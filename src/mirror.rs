@@ -8,6 +8,7 @@
 mod error;
 mod flight;
 mod landing;
+mod late;
 mod manifest;
 mod pace;
 mod parameter;

@@ -118,7 +118,7 @@ fn made_directories_have_their_mode_whatever_the_umask() {
 #[test]
 fn the_sweep_takes_our_leftovers_and_nothing_else() {
     let (directory, dir) = sandbox();
-    let ours = temporary_name().unwrap();
+    let ours = Temporary::new().unwrap().as_str().to_owned();
     for name in [ours.as_str(), ".agent-1.tmp", "token", ".hidden.tmp"] {
         fs::write(directory.path().join(name), b"x").unwrap();
     }
@@ -140,7 +140,7 @@ fn a_failed_rename_leaves_no_temporary_file() {
 #[test]
 fn making_a_directory_removes_one_that_was_never_finished() {
     let (directory, dir) = sandbox();
-    let left = directory.path().join(temporary_name().unwrap());
+    let left = directory.path().join(Temporary::new().unwrap().as_str());
     fs::create_dir(&left).unwrap();
     dir.create_below("made", 0o755).unwrap();
     assert_eq!(dir.names().unwrap(), ["made"]);

@@ -12,7 +12,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 use thiserror::Error;
 
-use super::{Dir, kind, temporary_name};
+use super::{Dir, Temporary, kind};
 
 /// Why a directory is not used.
 #[derive(Debug, Error)]
@@ -247,7 +247,7 @@ const READABLE: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_CLOEXEC);
 
 fn make_named(parent: &OwnedFd, name: &std::ffi::OsStr, mode: u32) -> nix::Result<()> {
-    let temporary = temporary_name().map_err(|_| Errno::EIO)?;
+    let temporary = Temporary::new().map_err(|_| Errno::EIO)?;
     mkdirat(parent, temporary.as_str(), Mode::S_IRWXU)?;
     openat(parent, temporary.as_str(), READABLE, Mode::empty())
         .and_then(|made| {

@@ -1,8 +1,10 @@
 //! How a file comes to its name: whole, with its owner and its mode, or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
@@ -42,7 +44,7 @@ impl Dir {
         persistence: Persistence,
         note: impl FnOnce(FileId),
     ) -> io::Result<FileId> {
-        let temporary = temporary_name()?;
+        let temporary = Temporary::new()?;
         let unnamed = openat(
             &self.fd,
             ".",
@@ -73,14 +75,14 @@ impl Dir {
                     | OFlag::O_CLOEXEC;
                 let fd = openat(&self.fd, temporary.as_str(), flags, Mode::empty())?;
                 let filled = fill(fd, bytes, attributes, persistence);
-                let (_, id) = filled.inspect_err(|_| self.discard(&temporary))?;
+                let (_, id) = filled.inspect_err(|_| self.discard(temporary.as_str()))?;
                 note(id);
                 id
             }
             Err(errno) => return Err(errno.into()),
         };
         if let Err(errno) = renameat(&self.fd, temporary.as_str(), &self.fd, name) {
-            self.discard(&temporary);
+            self.discard(temporary.as_str());
             return Err(errno.into());
         }
         if persistence == Persistence::Synced {
@@ -117,12 +119,41 @@ fn fill(
 const TEMPORARY_START: &str = ".agent-";
 const TEMPORARY_END: &str = ".tmp";
 
-/// A name that nobody can guess.
-pub fn temporary_name() -> io::Result<String> {
-    let mut random = [0u8; 16];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no randomness"))?;
-    let digits = u128::from_ne_bytes(random);
-    Ok(format!("{TEMPORARY_START}{digits:032x}{TEMPORARY_END}"))
+/// The temporary files that this process is writing.
+static IN_USE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The name of a temporary file or directory while it is in use.
+pub struct Temporary(String);
+
+impl Temporary {
+    /// A name that nobody can guess.
+    ///
+    /// # Errors
+    ///
+    /// There is no randomness.
+    pub fn new() -> io::Result<Self> {
+        let mut random = [0u8; 16];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no randomness"))?;
+        let digits = u128::from_ne_bytes(random);
+        let name = format!("{TEMPORARY_START}{digits:032x}{TEMPORARY_END}");
+        in_use().insert(name.clone());
+        Ok(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        in_use().remove(&self.0);
+    }
+}
+
+fn in_use() -> MutexGuard<'static, BTreeSet<String>> {
+    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a name has the form of those under which files are written before they are renamed.
@@ -130,4 +161,9 @@ pub fn is_temporary(name: &str) -> bool {
     name.strip_prefix(TEMPORARY_START)
         .and_then(|rest| rest.strip_suffix(TEMPORARY_END))
         .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Whether it is such a name that nobody here is using: somebody has left it behind.
+pub fn is_left_behind(name: &str) -> bool {
+    is_temporary(name) && !in_use().contains(name)
 }

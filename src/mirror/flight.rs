@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use zeroize::Zeroizing;
@@ -16,6 +17,9 @@ use crate::attest::names::Names;
 use crate::audit::Audit;
 use crate::issue::Minter;
 use crate::svid::{JwtSvid, Validity};
+
+/// How long a flight is waited for: longer than for the directory of a user ([`super::user`]).
+const PATIENCE: Duration = Duration::from_secs(7);
 
 /// Files that are to be written.
 pub struct Flight {
@@ -102,16 +106,28 @@ impl Flight {
             self.writers.clone(),
             Arc::clone(&self.audit),
         );
+        let about = addressed
+            .iter()
+            .map(|one| (one.number, Arc::clone(&one.letter.value)));
+        let about: Vec<_> = about.collect();
+        let watched = Arc::clone(&plan.lateness);
         let work = move || deliver(&plan, &names, &writers, &audit, addressed);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(delivered) => outcomes.extend(delivered),
-            Err(panic) => std::panic::resume_unwind(Box::new(panic)),
+        match watched.run(PATIENCE, work).await {
+            Some(delivered) => outcomes.extend(delivered),
+            None => outcomes.extend(about.into_iter().map(|(number, value)| Outcome {
+                number,
+                value,
+                result: Err(MirrorError::Hangs),
+            })),
         }
         outcomes
     }
 
     async fn mint(&self, value: &str) -> Result<JwtSvid, MirrorError> {
         let plan = &self.batch.plan;
+        if plan.lateness.is_any() {
+            return Err(MirrorError::Hangs);
+        }
         let order = plan.order.as_ref().ok_or(MirrorError::Obsolete)?;
         let order = plan.spec.fill(order, value)?;
         Ok(self.minter.mint(&order).await?)

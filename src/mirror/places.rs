@@ -73,9 +73,8 @@ impl Places {
         if let Some(watcher) = &mut self.watcher {
             watcher.keep(|block| all.contains(block));
         }
-        let surveyed = blocks().filter(|(_, spec)| spec.parameter.is_some());
-        self.wanted
-            .extend(surveyed.map(|(path, _)| Arc::from(path.as_path())));
+        let surveyed = blocks().map(|(path, _)| Arc::from(path.as_path()));
+        self.wanted.extend(surveyed);
     }
 
     /// A file could not be written: where its directory is missing, it is waited for.
@@ -186,6 +185,7 @@ impl Places {
                 self.appear(&block, &name, table, now);
             }
             Notice::Vanished(block, name) => gone.extend(table.vanish(&block, &name)),
+            Notice::Missing(block) => table.hasten(&block, now),
             Notice::Unreadable(block) => self.refuse(&block, "a name that is no text"),
             Notice::Elsewhere(block) => {
                 self.wanted.insert(block);
@@ -240,9 +240,10 @@ impl Places {
         };
         if !has_parameter {
             if !missing {
-                table.make_due_where(now, |file| {
-                    file.is_failing() && *file.plan.spec.path == *block
-                });
+                table.retry_block(&block, now);
+            }
+            if survey.lacks_file {
+                table.hasten(&block, now);
             }
             return;
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 pub use self::due::Batch;
 use self::due::Queue;
+use super::late::Lateness;
 use super::manifest::Lying;
 use super::pace::{FileNo, Influx, Slot};
 use super::spec::TokenFileSpec;
@@ -27,6 +28,8 @@ pub struct Plan {
     /// The token, a parameter as it is written; none as long as there is no such entry.
     pub order: Option<Order>,
     superseded: AtomicBool,
+    /// What was left behind while it wrote.
+    pub lateness: Arc<Lateness>,
 }
 
 /// A block and its files, by the value of its parameter; one without a parameter has one file.

@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist, setfsgid, setfsuid};
@@ -20,7 +20,7 @@ const NOGROUP: u32 = 65_534;
 
 /// The threads that are at work, one to a directory.
 #[derive(Debug, Clone, Default)]
-pub struct Users(Arc<Mutex<HashSet<PathBuf>>>);
+pub struct Users(Arc<(Mutex<HashSet<PathBuf>>, Condvar)>);
 
 impl Users {
     /// Does something at a path in a thread that is somebody else. One that does not come back is
@@ -36,9 +36,8 @@ impl Users {
         work: impl FnOnce(&Became) -> Result<T, MirrorError> + Send + 'static,
     ) -> Result<T, MirrorError> {
         let directory = path.parent().unwrap_or(&path).to_owned();
-        if !self.busy().insert(directory.clone()) {
-            return Err(MirrorError::Hangs);
-        }
+        self.enter(&directory)?;
+        let entered = directory.clone();
         let (done, outcome) = sync_channel(1);
         let users = self.clone();
         let body = move || {
@@ -46,12 +45,15 @@ impl Users {
                 Ok(user) => work(&user),
                 Err(source) => Err(MirrorError::Become { uid, source }),
             };
-            users.busy().remove(&directory);
+            users.leave(&directory);
             // Nobody may be waiting any more.
             let _ = done.send(result);
         };
         let thread = std::thread::Builder::new().name("writer".to_owned());
-        thread.spawn(body).map_err(MirrorError::Write)?;
+        thread.spawn(body).map_err(|error| {
+            self.leave(&entered);
+            MirrorError::Write(error)
+        })?;
         outcome.recv_timeout(PATIENCE).unwrap_or_else(|error| {
             Err(match error {
                 RecvTimeoutError::Timeout => MirrorError::Hangs,
@@ -62,8 +64,25 @@ impl Users {
         })
     }
 
-    fn busy(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until nobody else works in a directory.
+    fn enter(&self, directory: &Path) -> Result<(), MirrorError> {
+        let is_taken = |busy: &mut HashSet<PathBuf>| busy.contains(directory);
+        let waited = self.0.1.wait_timeout_while(self.busy(), PATIENCE, is_taken);
+        let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if busy.insert(directory.to_owned()) {
+            Ok(())
+        } else {
+            Err(MirrorError::Hangs)
+        }
+    }
+
+    fn leave(&self, directory: &Path) {
+        self.busy().remove(directory);
+        self.0.1.notify_all();
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -45,6 +45,11 @@ const OF_PLACE: WatchFlags = WatchFlags::MOVE_SELF
     .union(WatchFlags::DONT_FOLLOW)
     .union(WatchFlags::MASK_ADD);
 
+/// What is told of the directory of a single file.
+const OF_HOME: WatchFlags = WatchFlags::DELETE
+    .union(WatchFlags::MOVED_FROM)
+    .union(OF_PLACE);
+
 /// The events that are read at a time, in bytes.
 const BUFFER: usize = 32 << 10;
 /// How often a survey begins anew because what it saw was no longer so.
@@ -57,6 +62,8 @@ pub enum Notice {
     Appeared(Arc<Path>, String),
     /// It is there no more.
     Vanished(Arc<Path>, String),
+    /// The file of this block is gone.
+    Missing(Arc<Path>),
     /// A directory appeared whose name is no text.
     Unreadable(Arc<Path>),
     /// The path of this block leads elsewhere: it is to be surveyed.
@@ -70,6 +77,8 @@ pub enum Notice {
 enum Role {
     /// Directories appear in it.
     Parent,
+    /// The file of this name lies in it.
+    Home(OsString),
     /// The path leads through it; the next component, where that is not there.
     Above(Option<OsString>),
 }
@@ -81,6 +90,8 @@ pub struct Survey {
     pub block: Arc<Path>,
     /// The names of the directories that are there; none for a block without a parameter.
     pub found: Result<Vec<String>, MirrorError>,
+    /// Whether the file of a block without a parameter is not there.
+    pub lacks_file: bool,
     watches: Vec<(i32, Role)>,
 }
 
@@ -207,6 +218,10 @@ fn notice(block: &Arc<Path>, role: &Role, what: ReadFlags, name: Option<&OsStr>)
         Role::Above(missing) => {
             (missing.as_deref() == Some(name)).then(|| Notice::Elsewhere(block()))
         }
+        Role::Home(file) => {
+            let gone = what.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM);
+            (gone && **file == *name).then(|| Notice::Missing(block()))
+        }
         Role::Parent if !what.contains(ReadFlags::ISDIR) => None,
         Role::Parent => {
             let Some(name) = name.to_str() else {
@@ -231,6 +246,7 @@ impl Survey {
         let mut survey = Self {
             block: spec.path.as_path().into(),
             found: Ok(Vec::new()),
+            lacks_file: false,
             watches: Vec::new(),
         };
         for _ in 0..TRIES {
@@ -256,11 +272,10 @@ impl Survey {
         names: &Names,
     ) -> Result<Vec<String>, MirrorError> {
         if let Some(inotify) = inotify {
-            self.watch_above(inotify, place(spec))?;
+            self.watch_way(inotify, spec)?;
         }
         let Some(dir) = open(spec, names)? else {
-            // It waits for nothing any more.
-            self.watches.clear();
+            self.lacks_file = std::fs::symlink_metadata(&spec.path).is_err();
             return Ok(Vec::new());
         };
         if let Some(inotify) = inotify {
@@ -273,20 +288,23 @@ impl Survey {
         dir.directories().map_err(MirrorError::Write)
     }
 
-    /// Watches what lies above a directory, up to the first component that is not there.
-    fn watch_above(&mut self, inotify: &OwnedFd, place: &Path) -> Result<(), MirrorError> {
+    /// Watches the way to the place of a block, up to the first component that is not there.
+    fn watch_way(&mut self, inotify: &OwnedFd, spec: &TokenFileSpec) -> Result<(), MirrorError> {
+        let (place, file) = (place(spec), spec.path.file_name());
+        let home = file.filter(|_| spec.parameter.is_none());
         let mut at = PathBuf::new();
         let mut components = place.components().peekable();
         while let Some(component) = components.next() {
             at.push(component);
             let next = components.peek().map(|next| next.as_os_str());
             let missing = next.filter(|next| std::fs::symlink_metadata(at.join(next)).is_err());
-            let flags = if missing.is_some() { OF_GAP } else { OF_PLACE };
+            let (flags, role) = match (missing, home) {
+                (Some(next), _) => (OF_GAP, Role::Above(Some(next.to_owned()))),
+                (None, Some(file)) if next.is_none() => (OF_HOME, Role::Home(file.to_owned())),
+                (None, _) => (OF_PLACE, Role::Above(None)),
+            };
             match add_watch(inotify, at.as_path(), flags) {
-                Ok(watch) => {
-                    let role = Role::Above(missing.map(OsStr::to_owned));
-                    self.watches.push((watch, role));
-                }
+                Ok(watch) => self.watches.push((watch, role)),
                 // What stands in the way, the way itself tells better.
                 Err(Errno::NOTDIR | Errno::LOOP | Errno::ACCESS | Errno::NOENT) => break,
                 Err(errno) => return Err(cannot_watch(errno)),

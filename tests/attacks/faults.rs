@@ -289,7 +289,6 @@ fn a_directory_that_is_removed_and_made_again_gets_its_file_again() {
 
 /// A19: also where the next token is due much later.
 #[test]
-#[ignore = "a file that is gone is not missed before its next token is due"]
 fn a_file_that_is_removed_comes_back_before_its_token_is_due() {
     against_each_agent(&[], |house| {
         house.prepare(&["mkdir", "his", "kept"]);
@@ -331,7 +330,6 @@ fn beside_one_another(house: &House, directory: &Path) {
 
 /// What one of them has half-written is not what a dead agent has left.
 #[test]
-#[ignore = "a file sweeps away what another one beside it has half-written"]
 fn files_beside_one_another_do_not_hinder_each_other() {
     against_each_agent(&[], |house| {
         beside_one_another(&house, &house.sandbox.path("run/tokens/many"));
@@ -340,7 +338,6 @@ fn files_beside_one_another_do_not_hinder_each_other() {
 
 /// That one of them is being written is no reason to say of another that its directory hangs.
 #[test]
-#[ignore = "files beside one another take turns by failing: its directory does not answer"]
 fn files_beside_one_another_in_a_directory_of_another_user_do_not_hinder_each_other() {
     against_each_agent(&[], |house| beside_one_another(&house, &house.home));
 }

@@ -249,7 +249,13 @@ fn kill_everywhere(fresh: bool) {
         "{kills} kills in {runs} runs, {} files left and removed",
         left.into_inner()
     );
-    assert!(kills > points.len(), "{kills} kills in {runs} runs");
+    // A renewal makes and sweeps no directory, so it does not come to every call.
+    let least = if fresh {
+        points.len()
+    } else {
+        points.len() * 2 / 3
+    };
+    assert!(kills > least, "{kills} kills in {runs} runs");
 }
 
 /// A15.

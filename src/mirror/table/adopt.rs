@@ -31,6 +31,7 @@ impl Table {
                         spec: Arc::new(spec.clone()),
                         order,
                         superseded: AtomicBool::new(false),
+                        lateness: Arc::default(),
                     });
                     self.replan(old, plan, now, &mut gone)
                 }

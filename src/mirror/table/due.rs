@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Plan, State, Table, TokenFile};
-use crate::mirror::pace::{FileNo, Moment, Schedule, Slot};
+use crate::mirror::pace::{FileNo, Moment, Schedule, Slot, retry_after};
 
 /// So many flights of a block with a parameter are under way at a time.
 const FLIGHTS_OF_BLOCK: usize = 2;
@@ -88,6 +88,39 @@ impl Table {
             State::Scheduled | State::Idle => {
                 self.unschedule(number);
                 self.schedule(number, now.into());
+            }
+        }
+    }
+
+    /// Makes the files of a block due that could not be written.
+    pub fn retry_block(&mut self, block: &Path, now: Duration) {
+        let Some(held) = self.blocks.get(block) else {
+            return;
+        };
+        let failing = held.files.values().copied().filter(|number| {
+            let file = self.files.get(number);
+            file.is_some_and(|file| file.is_failing())
+        });
+        for number in failing.collect::<Vec<_>>() {
+            self.make_due(number, now);
+        }
+    }
+
+    /// The written file of a block without a parameter is gone: it is due as soon as after a failure,
+    /// so that whoever removes it all the time keeps nobody busy.
+    pub fn hasten(&mut self, block: &Path, now: Duration) {
+        let Some(held) = self.blocks.get(block) else {
+            return;
+        };
+        let soon = now + retry_after(held.plan.spec.ttl, 0);
+        for number in held.files.values().copied().collect::<Vec<_>>() {
+            let file = self.files.get(&number);
+            let waits = file.is_some_and(|file| {
+                let later = Duration::from(file.slot.due) > soon;
+                file.written.is_some() && file.state == State::Scheduled && later
+            });
+            if waits {
+                self.make_due(number, soon);
             }
         }
     }
