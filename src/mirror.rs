@@ -298,6 +298,7 @@ impl Mirror {
         {
             let flight = Flight {
                 batch,
+                launched: now,
                 names: Arc::clone(&self.sources.names.borrow()),
                 minter: Arc::clone(&self.minter),
                 audit: Arc::clone(&self.sources.audit),

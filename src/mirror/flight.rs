@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(7);
 /// Files that are to be written.
 pub struct Flight {
     pub batch: Batch,
+    /// When it was launched, on the clock that counts from boot: the machine may sleep meanwhile.
+    pub launched: Duration,
     pub names: Arc<Names>,
     pub minter: Arc<Minter>,
     pub audit: Arc<Audit>,
@@ -51,6 +53,8 @@ pub struct Outcome {
 pub struct Landed {
     pub plan: Arc<Plan>,
     pub outcomes: Vec<Outcome>,
+    /// When the flight was launched.
+    pub launched: Duration,
     /// That of the list of files when the flight began.
     pub generation: u64,
 }
@@ -80,6 +84,7 @@ impl Flight {
         Landed {
             plan: self.batch.plan,
             outcomes,
+            launched: self.launched,
             generation,
         }
     }

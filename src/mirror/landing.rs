@@ -28,12 +28,12 @@ impl Mirror {
                 let path = landed.plan.spec.path_of(&outcome.value);
                 self.manifest.note(&path, done.laid.file);
             }
-            self.note(&landed.plan, outcome);
+            self.note(&landed.plan, landed.launched, outcome);
         }
     }
 
     /// Notes how the writing of a file went. What it was written for may be gone by now.
-    fn note(&mut self, plan: &Arc<Plan>, outcome: Outcome) {
+    fn note(&mut self, plan: &Arc<Plan>, launched: Duration, outcome: Outcome) {
         let Outcome {
             number,
             value,
@@ -72,7 +72,12 @@ impl Mirror {
                 if on_disk {
                     warn_of_disk(table.block_mut(&plan.spec.path));
                 }
-                if good { now + after } else { Duration::ZERO }
+                // What was signed before a sleep is as old as it.
+                if good {
+                    launched + after
+                } else {
+                    Duration::ZERO
+                }
             }
             Err(_) if plan.is_superseded() => Duration::ZERO,
             Err(error) if is_gone(&error, plan, &value) => {
