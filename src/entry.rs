@@ -1,5 +1,8 @@
 //! Registration entries: which callers get which identity, and what its tokens say.
 
+mod set;
+mod shared;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
@@ -9,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+pub use self::set::{EntrySet, Place};
 use crate::selector::SelectorSet;
 use crate::spiffe_id::SpiffeId;
 
@@ -194,48 +198,6 @@ impl Entry {
         self.audiences
             .as_ref()
             .is_none_or(|allowed| audiences.iter().all(|wanted| allowed.contains(wanted)))
-    }
-}
-
-/// All registration entries, in the order that decides which identity is the default.
-#[derive(Debug, Clone, Default)]
-pub struct EntrySet(Vec<Arc<Entry>>);
-
-impl EntrySet {
-    /// The entries whose selectors are all among `found`, in order.
-    pub fn matching(&self, found: &SelectorSet) -> Vec<Arc<Entry>> {
-        self.0
-            .iter()
-            .filter(|entry| found.is_superset_of(&entry.selectors))
-            .cloned()
-            .collect()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The entry with this id.
-    pub fn by_id(&self, id: &str) -> Option<&Arc<Entry>> {
-        self.0.iter().find(|entry| *entry.id == *id)
-    }
-
-    /// Every entry in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.0.iter()
-    }
-}
-
-impl FromIterator<Arc<Entry>> for EntrySet {
-    fn from_iter<I: IntoIterator<Item = Arc<Entry>>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
-    }
-}
-
-impl FromIterator<Entry> for EntrySet {
-    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        entries.into_iter().map(Arc::new).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A new configuration while the agent runs: all of it comes into force, or nothing changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,6 +209,7 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
         |config: &Config| -> Vec<_> { config.entries.iter().map(|e| e.id.clone()).collect() };
     let (before, after) = (order(old), order(new));
     let kept = |ids: &[Arc<str>], other: &[Arc<str>]| -> Vec<_> {
+        let other: HashSet<_> = other.iter().collect();
         ids.iter()
             .filter(|id| other.contains(id))
             .cloned()

@@ -34,6 +34,20 @@ impl Selector {
         self.0.split_once(':').map_or("", |(kind, _)| kind)
     }
 
+    /// Type and name together, such as `unix:uid`: what stands before the second colon, or all of
+    /// it where there is no second one.
+    pub fn name(&self) -> &str {
+        let second = self.0.match_indices(':').nth(1);
+        let end = second.map_or(self.0.len(), |(at, _)| at);
+        self.0.get(..end).unwrap_or_default()
+    }
+
+    /// Whether the connection of a caller tells it. Anything else is looked for where some entry
+    /// could match by it.
+    pub fn is_told(&self) -> bool {
+        TOLD.contains(&self.name())
+    }
+
     /// What stands behind the first colon.
     pub fn value(&self) -> &str {
         self.0.split_once(':').map_or("", |(_, value)| value)
@@ -67,6 +81,16 @@ impl fmt::Debug for Selector {
     }
 }
 
+/// The names of what the connection of a caller tells of him: his user and his groups.
+const TOLD: [&str; 6] = [
+    "unix:uid",
+    "unix:gid",
+    "unix:user",
+    "unix:group",
+    "unix:supplementary_gid",
+    "unix:supplementary_group",
+];
+
 /// Selectors, sorted and without repetition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SelectorSet(Vec<Selector>);
@@ -79,6 +103,13 @@ impl SelectorSet {
             .0
             .iter()
             .all(|wanted| have.by_ref().find(|had| *had >= wanted) == Some(wanted))
+    }
+
+    /// These and more.
+    #[must_use]
+    pub fn with(mut self, more: impl IntoIterator<Item = Selector>) -> Self {
+        self.0.extend(more);
+        self.0.into_iter().collect()
     }
 
     /// The selectors in order.
@@ -118,6 +149,8 @@ mod tests {
         let selector: Selector = "unix:path:/usr/bin/a:b".parse().unwrap();
         assert_eq!(selector.kind(), "unix");
         assert_eq!(selector.value(), "path:/usr/bin/a:b");
+        assert_eq!(selector.name(), "unix:path");
+        assert_eq!("ns:host".parse::<Selector>().unwrap().name(), "ns:host");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Registration entries while the agent runs.
 
 mod common;
+#[path = "common/load.rs"]
+mod load;
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -255,6 +257,51 @@ fn an_entry_among_many_is_in_force_at_once() {
         if long() {
             assert!(took < Duration::from_millis(100), "{took:?}");
         }
+    }
+}
+
+/// An agent with an entry for this user among `count` others, of which each asks for a program of a
+/// user of its own.
+fn among(count: usize) -> (Sandbox, common::Agent) {
+    let sandbox = sandbox();
+    let paths = "attestor \"unix\" {\n  discover_workload_path = true\n}\n";
+    sandbox.configure(&(issuer("main", "https://id.example.org", "ES256") + paths));
+    let agent = sandbox.start();
+    let entries: Vec<_> = (0..count)
+        .map(|n| format!(r#"{{"spiffe_id":"spiffe://example.org/w/{n}","selectors":["unix:gid:{}","unix:uid:{}","unix:path:/bin/{n}"]}}"#, 7_000_000, 3_000_000 + n))
+        .collect();
+    let file = sandbox.path("many.json");
+    fs::write(&file, format!("{{\"entries\":[{}]}}", entries.join(","))).unwrap();
+    must(
+        &sandbox,
+        &["entry", "import", "--timeout", "1m", file.to_str().unwrap()],
+    );
+    create(&sandbox, "mine", &[]);
+    (sandbox, agent)
+}
+
+#[tokio::test]
+async fn a_call_among_many_entries_costs_what_one_among_ten_costs() {
+    let (counts, calls, rounds) = if long() {
+        ([10, 1_000, 100_000], 4_000, 9)
+    } else {
+        ([10, 100, 1_000], 50, 1)
+    };
+    let agents = counts.map(among);
+    let mut medians: [Vec<f64>; 3] = Default::default();
+    for _ in 0..rounds {
+        for ((sandbox, _), medians) in agents.iter().zip(&mut medians) {
+            let figures = load::sequential(&sandbox.socket(), calls).await;
+            medians.push(figures.p50);
+        }
+    }
+    let [few, more, most] = medians.map(|mut medians| {
+        medians.sort_by(f64::total_cmp);
+        medians[medians.len() / 2]
+    });
+    println!("p50 of a call among {counts:?} entries: {few:.1}, {more:.1}, {most:.1} us");
+    if long() {
+        assert!(more < few * 1.1 && most < few * 1.1);
     }
 }
 

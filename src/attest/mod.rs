@@ -151,7 +151,9 @@ impl WorkloadAttestor {
             return Err(PeerError::Refused);
         }
         let proc = peer.verify()?;
-        let mut found = unix::cheap(peer, &self.names.borrow());
+        let mut found: SelectorSet = unix::cheap(peer, &self.names.borrow())
+            .into_iter()
+            .collect();
         let wanted = if spec.discover_path {
             wanted_of_program(entries, &found)
         } else {
@@ -161,30 +163,21 @@ impl WorkloadAttestor {
             // What is kept was found of the very program that was verified just now.
             let kept = peer.kept(wanted);
             if let Some(kept) = kept {
-                found.extend(kept);
+                found = found.with(kept);
             } else {
                 let proc = Arc::new(proc);
-                found.extend(self.program(peer, &proc, wanted, spec).await);
+                found = found.with(self.program(peer, &proc, wanted, spec).await);
                 peer.verify_again(&proc)?;
             }
         }
-        Ok(found.into_iter().collect())
+        Ok(found)
     }
 }
 
 /// The facts about the program by which some entry would match that lacks nothing else.
-fn wanted_of_program(entries: &EntrySet, found: &[Selector]) -> Wants {
-    let mut wanted = Wants::default();
-    for entry in entries.iter() {
-        let about = |selector: &Selector| unix::wants(selector).is_something();
-        let missing = |selector: &Selector| !about(selector) && !found.contains(selector);
-        if !entry.selectors.iter().any(missing) {
-            for selector in entry.selectors.iter() {
-                wanted = wanted.or(unix::wants(selector));
-            }
-        }
-    }
-    wanted
+fn wanted_of_program(entries: &EntrySet, told: &SelectorSet) -> Wants {
+    let asked = entries.asked(told).map(unix::wants_by_name);
+    asked.fold(Wants::default(), Wants::or)
 }
 
 #[cfg(test)]

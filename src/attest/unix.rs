@@ -94,10 +94,14 @@ pub fn is_by_name(selector: &Selector) -> bool {
 
 /// What a selector wants to know of the program: a narrowing within one user, no boundary.
 pub fn wants(selector: &Selector) -> Wants {
-    let unix = selector.kind() == KIND;
+    wants_by_name(selector.name())
+}
+
+/// As [`wants`], of all selectors with this name.
+pub fn wants_by_name(name: &str) -> Wants {
     Wants {
-        path: unix && selector.value().starts_with(PATH),
-        sha256: unix && selector.value().starts_with(SHA256),
+        path: name == "unix:path",
+        sha256: name == "unix:sha256",
     }
 }
 

@@ -7,7 +7,6 @@ pub mod rules;
 pub mod store;
 mod table;
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::rules::{EntryRequest, Rules, names};
+use self::rules::{EntryRequest, Rules};
 use self::store::{Change, EntryStore, EntryStoreError, Record};
 pub use self::table::{Listed, Made, RegistryError, Wish, is_id};
 use self::table::{Table, likeness, told};
@@ -71,18 +70,8 @@ impl Registry {
             entries: EntrySet::default(),
             unix: rules.unix,
         };
-        let mut inner = Table {
-            store,
-            rules,
-            configured: configured.into_iter().map(Arc::new).collect(),
-            other_names,
-            kept: BTreeMap::new(),
-            numbers: HashMap::new(),
-            similar: HashMap::new(),
-        };
-        for (number, record) in records {
-            inner.insert(number, record);
-        }
+        let mut inner = Table::new(store, rules.clone(), records);
+        inner.configure(rules, configured, other_names);
         let registry = Self {
             inner: Mutex::new(inner),
             current: watch::Sender::new(Arc::new(snapshot)),
@@ -91,7 +80,7 @@ impl Registry {
             ceased: Notify::new(),
             clock,
         };
-        registry.publish(&registry.inner());
+        registry.publish(&mut registry.inner());
         Ok(registry)
     }
 
@@ -109,18 +98,8 @@ impl Registry {
     /// stay kept.
     pub fn configure(&self, rules: Rules, configured: Vec<Entry>, other_names: WantedNames) {
         let mut inner = self.inner();
-        inner.rules = rules;
-        inner.configured = configured.into_iter().map(Arc::new).collect();
-        inner.other_names = other_names;
-        let records: Vec<_> = inner
-            .kept
-            .iter()
-            .map(|(n, kept)| (*n, kept.record.clone()))
-            .collect();
-        for (number, record) in records {
-            inner.insert(number, record);
-        }
-        self.publish(&inner);
+        inner.configure(rules, configured, other_names);
+        self.publish(&mut inner);
     }
 
     /// Makes entries, all in one step on the disk; each wish succeeds or fails for itself.
@@ -157,7 +136,7 @@ impl Registry {
             }
             return results;
         }
-        self.publish(&inner);
+        self.publish(&mut inner);
         results
     }
 
@@ -189,7 +168,7 @@ impl Registry {
         }
         self.kept_well(inner.store.apply(&[Change::Put(number, &record)]))?;
         inner.insert(number, record);
-        self.publish(&inner);
+        self.publish(&mut inner);
         Ok(Made {
             id: former.record.id.into(),
             warnings,
@@ -206,7 +185,7 @@ impl Registry {
         let number = inner.number(id)?;
         self.kept_well(inner.store.apply(&[Change::Remove(number)]))?;
         inner.remove(number);
-        self.publish(&inner);
+        self.publish(&mut inner);
         Ok(())
     }
 
@@ -214,13 +193,13 @@ impl Registry {
     pub fn counts(&self) -> (u64, u64) {
         let inner = self.inner();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        (count(inner.configured.len()), count(inner.kept.len()))
+        (count(inner.configured().len()), count(inner.kept.len()))
     }
 
     /// Every entry in order.
     pub fn list(&self) -> Vec<Listed> {
         let inner = self.inner();
-        let configured = inner.configured.iter().map(|entry| Listed {
+        let configured = inner.configured().iter().map(|entry| Listed {
             record: None,
             entry: Some(Arc::clone(entry)),
             problem: String::new(),
@@ -284,8 +263,8 @@ impl Registry {
                 tracing::info!(entry = id, "the entry has ended and is removed");
             }
         }
-        if inner.alive(now).count() != self.current.borrow().entries.len() {
-            self.publish(&inner);
+        if inner.matching(now).len() != self.current.borrow().entries.len() {
+            self.publish(&mut inner);
         }
     }
 
@@ -311,13 +290,9 @@ impl Registry {
         result
     }
 
-    fn publish(&self, inner: &Table) {
-        let entries: EntrySet = inner.alive(self.clock.now()).collect();
-        let mut wanted = names(entries.iter().flat_map(|entry| entry.selectors.iter()));
-        wanted.users.extend(inner.other_names.users.iter().cloned());
-        wanted
-            .groups
-            .extend(inner.other_names.groups.iter().cloned());
+    fn publish(&self, inner: &mut Table) {
+        let entries = inner.matching(self.clock.now());
+        let wanted = inner.names();
         self.names.send_if_modified(|old| {
             let changed = **old != wanted;
             if changed {

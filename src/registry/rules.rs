@@ -5,7 +5,7 @@ mod faults;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -348,9 +348,4 @@ pub fn names<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> WantedNam
         }
     }
     wanted
-}
-
-/// Whether an entry has ended.
-pub fn has_ended(entry: &Entry, now: SystemTime) -> bool {
-    entry.expires_at.is_some_and(|end| end <= now)
 }

@@ -1,16 +1,18 @@
 //! The entries and what finds them, under one lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::rules::{EntryRequest, Fault, Rules, has_ended};
+use super::rules::{EntryRequest, Fault, Rules, names};
 use super::store::{EntryStore, EntryStoreError, Record};
 use crate::attest::names::WantedNames;
-use crate::entry::Entry;
+use crate::attest::unix;
+use crate::entry::{Entry, EntrySet, Place};
+use crate::selector::Selector;
 
 /// A request to make or change an entry.
 #[derive(Debug, Clone, Default)]
@@ -74,15 +76,23 @@ pub struct Table {
     /// What they must keep to.
     pub rules: Rules,
     /// Those of the configuration, in order.
-    pub configured: Vec<Arc<Entry>>,
+    configured: Vec<Arc<Entry>>,
+    /// Their ids.
+    configured_ids: HashSet<Arc<str>>,
     /// Names that the configuration asks for beside its entries.
-    pub other_names: WantedNames,
+    other_names: WantedNames,
     /// Those that were made while the agent ran, by number.
     pub kept: BTreeMap<u64, Kept>,
     /// Their numbers by id.
-    pub numbers: HashMap<String, u64>,
+    numbers: HashMap<String, u64>,
     /// Numbers of entries by identity and selectors, of which there is one each.
     pub similar: HashMap<String, u64>,
+    /// Those that match, of both kinds.
+    matching: EntrySet,
+    /// When kept ones end, and their numbers.
+    ends: BTreeSet<(SystemTime, u64)>,
+    /// Selectors that hold the name of a user or group, and how many entries have them.
+    by_name: HashMap<Selector, usize>,
 }
 
 /// An entry that is kept.
@@ -95,28 +105,84 @@ pub struct Kept {
 }
 
 impl Table {
-    /// The entries that match now.
-    pub fn alive(&self, now: SystemTime) -> impl Iterator<Item = Arc<Entry>> {
-        let kept = self
-            .kept
-            .values()
-            .filter_map(|kept| kept.entry.as_ref().ok());
-        let all = self.configured.iter().chain(kept);
-        all.filter(move |entry| !has_ended(entry, now)).cloned()
+    /// What is kept in a store, by number; it matches once there is a configuration.
+    pub fn new(store: EntryStore, rules: Rules, records: Vec<(u64, Record)>) -> Self {
+        let records = records.into_iter();
+        let unjudged = |record| Kept {
+            record,
+            entry: Err(String::new()),
+        };
+        Self {
+            store,
+            rules,
+            configured: Vec::new(),
+            configured_ids: HashSet::new(),
+            other_names: WantedNames::default(),
+            kept: records.map(|(n, record)| (n, unjudged(record))).collect(),
+            numbers: HashMap::new(),
+            similar: HashMap::new(),
+            matching: EntrySet::default(),
+            ends: BTreeSet::new(),
+            by_name: HashMap::new(),
+        }
+    }
+
+    /// Puts another configuration in force, by which all kept entries are judged anew.
+    pub fn configure(&mut self, rules: Rules, configured: Vec<Entry>, other_names: WantedNames) {
+        let kept = std::mem::take(&mut self.kept);
+        self.rules = rules;
+        self.other_names = other_names;
+        self.configured = configured.into_iter().map(Arc::new).collect();
+        self.configured_ids.clear();
+        self.matching = EntrySet::default();
+        self.by_name.clear();
+        self.ends.clear();
+        for (number, entry) in self.configured.iter().enumerate() {
+            self.configured_ids.insert(Arc::clone(&entry.id));
+            let place = Place::Configured(number);
+            self.matching.insert(place, Arc::clone(entry));
+            count(&mut self.by_name, entry, |number| number + 1);
+        }
+        for (number, Kept { record, .. }) in kept {
+            self.insert(number, record);
+        }
+    }
+
+    /// The entries that match now. Which there are is known: nothing is looked for.
+    pub fn matching(&mut self, now: SystemTime) -> EntrySet {
+        for (_, id) in self.ended(now) {
+            self.matching.remove(&id);
+        }
+        self.matching.clone()
+    }
+
+    /// The names that entries and the configuration ask for.
+    pub fn names(&self) -> WantedNames {
+        let mut wanted = names(self.by_name.keys());
+        wanted.users.extend(self.other_names.users.iter().cloned());
+        wanted
+            .groups
+            .extend(self.other_names.groups.iter().cloned());
+        wanted
+    }
+
+    /// Entries of the configuration, in order.
+    pub fn configured(&self) -> &[Arc<Entry>] {
+        &self.configured
     }
 
     /// Numbers and ids of kept entries whose time has come.
     pub fn ended(&self, now: SystemTime) -> Vec<(u64, String)> {
-        let ended = |kept: &Kept| kept.entry.as_ref().is_ok_and(|entry| has_ended(entry, now));
-        let all = self.kept.iter().filter(|(_, kept)| ended(kept));
-        all.map(|(number, kept)| (*number, kept.record.id.clone()))
+        let ended = self.ends.iter().take_while(|(end, _)| *end <= now);
+        let kept = ended.filter_map(|(_, number)| Some((*number, self.kept.get(number)?)));
+        kept.map(|(number, kept)| (number, kept.record.id.clone()))
             .collect()
     }
 
     /// How long until the next of them ends.
     pub fn next_end(&self, now: SystemTime) -> Option<Duration> {
-        let ends = self.alive(now).filter_map(|entry| entry.expires_at);
-        ends.filter_map(|end| end.duration_since(now).ok()).min()
+        let (next, _) = self.ends.iter().find(|(end, _)| *end > now)?;
+        next.duration_since(now).ok()
     }
 
     /// Takes a record under its number, in place of what was there.
@@ -126,11 +192,16 @@ impl Table {
         let entry = told(entry.as_ref(), &faults)
             .map_err(|error| error.to_string())
             .and_then(|_| entry.map(Arc::new).ok_or_else(String::new));
-        let configured = self.configured.iter().any(|other| *other.id == *record.id);
+        let configured = self.configured_ids.contains(record.id.as_str());
         let entry = entry.and_then(|entry| {
             let taken = || "the configuration has an entry of this id".to_owned();
             if configured { Err(taken()) } else { Ok(entry) }
         });
+        if let Ok(entry) = &entry {
+            self.matching.insert(Place::Made(number), Arc::clone(entry));
+            self.ends.extend(entry.expires_at.map(|end| (end, number)));
+            count(&mut self.by_name, entry, |number| number + 1);
+        }
         self.numbers.insert(record.id.clone(), number);
         self.similar.insert(likeness(&record.request), number);
         self.kept.insert(number, Kept { record, entry });
@@ -141,6 +212,13 @@ impl Table {
         if let Some(kept) = self.kept.remove(&number) {
             self.numbers.remove(&kept.record.id);
             self.similar.remove(&likeness(&kept.record.request));
+            if let Ok(entry) = kept.entry {
+                self.matching.remove(&entry.id);
+                if let Some(end) = entry.expires_at {
+                    self.ends.remove(&(end, number));
+                }
+                count(&mut self.by_name, &entry, |number| number - 1);
+            }
         }
     }
 
@@ -149,8 +227,7 @@ impl Table {
         if let Some(number) = self.numbers.get(id) {
             return Ok(*number);
         }
-        let configured = self.configured.iter().any(|entry| *entry.id == *id);
-        Err(if configured {
+        Err(if self.configured_ids.contains(id) {
             RegistryError::Configured(id.to_owned())
         } else {
             RegistryError::Missing(id.to_owned())
@@ -177,7 +254,7 @@ impl Table {
             }
             None => random_id(),
         };
-        if self.numbers.contains_key(&id) || self.configured.iter().any(|entry| *entry.id == *id) {
+        if self.numbers.contains_key(&id) || self.configured_ids.contains(id.as_str()) {
             return Err(RegistryError::Exists(format!(
                 "there is an entry {id:?} already"
             )));
@@ -200,6 +277,17 @@ impl Table {
             kept: wish.kept,
         };
         Ok((record, warnings))
+    }
+}
+
+/// Counts the selectors of an entry that hold a name.
+fn count(by_name: &mut HashMap<Selector, usize>, entry: &Entry, count: impl Fn(usize) -> usize) {
+    for selector in entry.selectors.iter().filter(|s| unix::is_by_name(s)) {
+        let number = by_name.entry(selector.clone()).or_default();
+        *number = count(*number);
+        if *number == 0 {
+            by_name.remove(selector);
+        }
     }
 }
 

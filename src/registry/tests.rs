@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde_json::Map;
 
 use super::*;
@@ -72,6 +74,7 @@ fn create(registry: &Registry, wish: Wish) -> Result<Made, RegistryError> {
 fn ids(registry: &Registry) -> Vec<String> {
     let now = registry.subscribe().borrow().clone();
     now.entries
+        .in_order()
         .iter()
         .map(|entry| entry.id.to_string())
         .collect()

@@ -120,7 +120,8 @@ pub fn call(arguments: &[&str]) {
     });
 }
 
-async fn sequential(socket: &Path, count: usize) -> Figures {
+/// So many calls, each after the answer to the one before.
+pub async fn sequential(socket: &Path, count: usize) -> Figures {
     let mut client = connect(socket).await.expect("a connection");
     for _ in 0..200 {
         fetch(&mut client, "vault").await.expect("a token");

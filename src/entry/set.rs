@@ -1,0 +1,327 @@
+//! All registration entries, found by the selectors of a caller in a time that does not depend on how
+//! many there are.
+//!
+//! Each entry lies in the drawer of one of its selectors: the one with the fewest entries in its
+//! drawer at the time. Whoever has all selectors of an entry has that one too, so the drawers of a
+//! caller's own selectors hold everything that can match him.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Entry;
+use super::shared::Shared;
+use crate::selector::{Selector, SelectorSet};
+
+/// Where an entry stands in the order that decides which identity is the default: those of the
+/// configuration as they are written there, then the others as they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Of the configuration.
+    Configured(usize),
+    /// Made while the agent ran.
+    Made(u64),
+}
+
+/// All registration entries. A copy is cheap, and so is a change.
+#[derive(Debug, Clone, Default)]
+pub struct EntrySet {
+    by_id: Shared<Arc<str>, Option<Placed>>,
+    drawers: Drawers<Placed>,
+    /// What entries ask for that the connection does not tell.
+    asking: Drawers<Asking>,
+    /// The same of entries that want nothing of what the connection tells.
+    asking_of_everybody: Asking,
+    len: usize,
+}
+
+/// An entry at its place.
+#[derive(Debug, Clone)]
+struct Placed {
+    place: Place,
+    entry: Arc<Entry>,
+}
+
+/// What entries ask for that want the same of what the connection tells.
+#[derive(Debug, Clone, Default)]
+struct Asking {
+    told: SelectorSet,
+    /// Names of selectors, and how many entries ask for them.
+    names: BTreeMap<Box<str>, usize>,
+}
+
+impl EntrySet {
+    /// Adds an entry, whose id is none of those that are there.
+    pub fn insert(&mut self, place: Place, entry: Arc<Entry>) {
+        self.remove(&entry.id);
+        let placed = Placed { place, entry };
+        self.ask(&placed.entry, |count| count + 1);
+        self.by_id.change(Arc::clone(&placed.entry.id), |there| {
+            *there = Some(placed.clone());
+            true
+        });
+        self.drawers.put(placed);
+        self.len += 1;
+    }
+
+    /// Takes an entry out, if there is one of this id.
+    pub fn remove(&mut self, id: &str) {
+        let Some(Placed { entry, .. }) = self.by_id.get(id).cloned().flatten() else {
+            return;
+        };
+        self.by_id.change(Arc::clone(&entry.id), |_| false);
+        self.drawers
+            .take(&entry.selectors, |placed| placed.entry.id == entry.id);
+        self.ask(&entry, |count| count - 1);
+        self.len -= 1;
+    }
+
+    /// The entries whose selectors are all among `found`, in order.
+    pub fn matching(&self, found: &SelectorSet) -> Vec<Arc<Entry>> {
+        let mut matching: Vec<_> = self.drawers.of(found).collect();
+        matching.sort_unstable_by_key(|placed| placed.place);
+        let entries = matching.into_iter().map(|placed| &placed.entry);
+        entries.cloned().collect()
+    }
+
+    /// The names of selectors, such as `unix:path`, by which an entry could match a caller of whom no
+    /// more is known than what the connection tells; some of them more than once.
+    pub fn asked<'a>(&'a self, told: &'a SelectorSet) -> impl Iterator<Item = &'a str> {
+        let asking = self.asking.of(told).chain([&self.asking_of_everybody]);
+        asking.flat_map(|asking| asking.names.keys().map(|name| &**name))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The entry with this id.
+    pub fn by_id(&self, id: &str) -> Option<&Arc<Entry>> {
+        let placed = self.by_id.get(id)?.as_ref();
+        placed.map(|placed| &placed.entry)
+    }
+
+    /// For tests: every entry in order, which takes a time that does depend on how many there are.
+    #[cfg(test)]
+    pub fn in_order(&self) -> Vec<Arc<Entry>> {
+        let mut all: Vec<_> = self.by_id.values().flatten().collect();
+        all.sort_unstable_by_key(|placed| placed.place);
+        let entries = all.into_iter().map(|placed| &placed.entry);
+        entries.cloned().collect()
+    }
+
+    /// Counts what an entry asks for.
+    fn ask(&mut self, entry: &Entry, count: impl Fn(usize) -> usize) {
+        let (told, others): (Vec<_>, Vec<_>) = entry
+            .selectors
+            .iter()
+            .partition(|selector| selector.is_told());
+        if others.is_empty() {
+            return;
+        }
+        let told: SelectorSet = told.into_iter().cloned().collect();
+        let mut asking = if told.is_empty() {
+            std::mem::take(&mut self.asking_of_everybody)
+        } else {
+            let former = self.asking.take(&told, |asking| asking.told == told);
+            former.unwrap_or(Asking {
+                told,
+                names: BTreeMap::new(),
+            })
+        };
+        for name in others.into_iter().map(Selector::name) {
+            let number = asking.names.entry(name.into()).or_default();
+            *number = count(*number);
+        }
+        asking.names.retain(|_, number| *number > 0);
+        if asking.told.is_empty() {
+            self.asking_of_everybody = asking;
+        } else if !asking.names.is_empty() {
+            self.asking.put(asking);
+        }
+    }
+}
+
+impl FromIterator<Arc<Entry>> for EntrySet {
+    fn from_iter<I: IntoIterator<Item = Arc<Entry>>>(entries: I) -> Self {
+        let mut set = Self::default();
+        for (number, entry) in entries.into_iter().enumerate() {
+            set.insert(Place::Configured(number), entry);
+        }
+        set
+    }
+}
+
+impl FromIterator<Entry> for EntrySet {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        entries.into_iter().map(Arc::new).collect()
+    }
+}
+
+/// What has selectors, all of which somebody must have to be meant.
+trait Filed: Clone {
+    fn selectors(&self) -> &SelectorSet;
+}
+
+impl Filed for Placed {
+    fn selectors(&self) -> &SelectorSet {
+        &self.entry.selectors
+    }
+}
+
+impl Filed for Asking {
+    fn selectors(&self) -> &SelectorSet {
+        &self.told
+    }
+}
+
+/// Things in the drawer of one of their selectors each.
+#[derive(Debug, Clone)]
+struct Drawers<T>(Shared<Selector, Vec<T>>);
+
+impl<T> Default for Drawers<T> {
+    fn default() -> Self {
+        Self(Shared::default())
+    }
+}
+
+impl<T: Filed> Drawers<T> {
+    /// Puts a thing into the emptiest of its drawers, so that none gets full that need not be.
+    fn put(&mut self, thing: T) {
+        let selectors = thing.selectors().iter();
+        let emptiest = selectors.min_by_key(|selector| self.0.get(*selector).map_or(0, Vec::len));
+        if let Some(selector) = emptiest.cloned() {
+            self.0.change(selector, |drawer| {
+                drawer.push(thing);
+                true
+            });
+        }
+    }
+
+    /// Takes the thing out that has these selectors and `is` it.
+    fn take(&mut self, selectors: &SelectorSet, is: impl Fn(&T) -> bool) -> Option<T> {
+        let in_drawer = |selector: &&Selector| {
+            let drawer = self.0.get(*selector);
+            drawer.is_some_and(|drawer| drawer.iter().any(&is))
+        };
+        let selector = selectors.iter().find(in_drawer)?.clone();
+        let mut taken = None;
+        self.0.change(selector, |drawer| {
+            let at = drawer.iter().position(&is);
+            taken = at.map(|at| drawer.swap_remove(at));
+            !drawer.is_empty()
+        });
+        taken
+    }
+
+    /// The things whose selectors are all among `found`, in no order.
+    fn of<'a>(&'a self, found: &'a SelectorSet) -> impl Iterator<Item = &'a T> {
+        let drawers = found.iter().filter_map(|selector| self.0.get(selector));
+        let things = drawers.flatten();
+        things.filter(|thing| found.is_superset_of(thing.selectors()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::entry::tests::entry;
+
+    const SELECTORS: [&str; 8] = [
+        "unix:uid:1",
+        "unix:uid:2",
+        "unix:gid:1",
+        "unix:supplementary_gid:1",
+        "unix:user:a",
+        "unix:path:/a",
+        "unix:path:/b",
+        "unix:sha256:c",
+    ];
+
+    /// Some of the selectors, as a number has bits.
+    fn some(bits: u8) -> Vec<&'static str> {
+        let all = SELECTORS.iter().enumerate();
+        let some = all.filter(|(at, _)| bits & (1 << at) != 0);
+        some.map(|(_, text)| *text).collect()
+    }
+
+    fn set_of(texts: &[&str]) -> SelectorSet {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn ids(entries: &[Arc<Entry>]) -> Vec<String> {
+        entries.iter().map(|entry| entry.id.to_string()).collect()
+    }
+
+    /// What a look at each entry finds asked of a caller.
+    fn asked_of(entries: &[Entry], told: &SelectorSet) -> BTreeSet<String> {
+        let lacks_only_others = |entry: &&Entry| {
+            let mut told_ones = entry.selectors.iter().filter(|s| s.is_told());
+            told_ones.all(|wanted| told.iter().any(|had| had == wanted))
+        };
+        let entries = entries.iter().filter(lacks_only_others);
+        let others = entries.flat_map(|entry| entry.selectors.iter().filter(|s| !s.is_told()));
+        others.map(|selector| selector.name().to_owned()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_drawers_hold_what_a_look_at_each_entry_finds(
+            wanted in vec(1u8.., 0..24),
+            gone in vec(any::<prop::sample::Index>(), 0..12),
+            had in vec(any::<u8>(), 1..8),
+        ) {
+            let mut all: Vec<Entry> = Vec::new();
+            for (number, bits) in wanted.iter().enumerate() {
+                all.push(entry(&number.to_string(), "spiffe://td/a", &some(*bits)));
+            }
+            let mut set: EntrySet = all.iter().cloned().collect();
+            let before = set.clone();
+            for index in gone {
+                if !all.is_empty() {
+                    set.remove(&all.remove(index.index(all.len())).id);
+                }
+            }
+            prop_assert_eq!(set.len(), all.len());
+            for bits in had {
+                let found = set_of(&some(bits));
+                let linear = all.iter().filter(|entry| found.is_superset_of(&entry.selectors));
+                let linear: Vec<_> = linear.map(|entry| entry.id.to_string()).collect();
+                prop_assert_eq!(ids(&set.matching(&found)), linear);
+                let told: SelectorSet = found.iter().filter(|s| s.is_told()).cloned().collect();
+                let asked: BTreeSet<_> = set.asked(&told).map(str::to_owned).collect();
+                prop_assert_eq!(asked, asked_of(&all, &told));
+            }
+            prop_assert_eq!(before.len(), wanted.len());
+            let everything = set_of(&SELECTORS);
+            prop_assert_eq!(before.matching(&everything).len(), wanted.len());
+        }
+    }
+
+    #[test]
+    fn no_drawer_gets_full_that_need_not_be() {
+        let mut set = EntrySet::default();
+        for number in 0..5_000 {
+            let own = format!("unix:gid:{number}");
+            let digest = format!("unix:sha256:{number}");
+            let wanted = entry(&own, "spiffe://td/a", &["unix:uid:1", &own, &digest]);
+            set.insert(Place::Made(number), Arc::new(wanted));
+        }
+        let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max();
+        assert_eq!(longest(&mut set.drawers.0.values().map(Vec::len)), Some(1));
+        assert_eq!(longest(&mut set.asking.0.values().map(Vec::len)), Some(1));
+        // However many entries ask for the same, it is one question.
+        let mut set = EntrySet::default();
+        for number in 0..5_000 {
+            let digest = format!("unix:sha256:{number}");
+            let wanted = entry(&digest, "spiffe://td/a", &["unix:uid:1", &digest]);
+            set.insert(Place::Made(number), Arc::new(wanted));
+        }
+        assert_eq!(set.asking.0.values().map(Vec::len).sum::<usize>(), 1);
+    }
+}
