@@ -1,7 +1,9 @@
 //! Registration entries: which callers get which identity, and what its tokens say.
 
+mod identity;
 mod set;
 mod shared;
+mod template;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -12,8 +14,10 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+pub use self::identity::{Granted, Grants, Identity, IdentityTemplate};
 pub use self::set::{EntrySet, Place};
-use crate::selector::SelectorSet;
+pub use self::template::{ClaimTemplate, Field, IdTemplate, NoValue};
+use crate::selector::{Selector, SelectorSet};
 use crate::spiffe_id::SpiffeId;
 
 /// The claims that only the agent sets; configured claims may not bear these names.
@@ -170,8 +174,8 @@ impl fmt::Display for KeyRef {
 pub struct Entry {
     /// Its name, unique among entries.
     pub id: Arc<str>,
-    /// The identity it grants: of the own trust domain, with a path.
-    pub spiffe_id: SpiffeId,
+    /// The identity it grants.
+    pub grants: Grants,
     /// What a caller must have, all of it; never empty.
     pub selectors: SelectorSet,
     /// The only audiences that may be asked for; `None` allows any.
@@ -180,10 +184,6 @@ pub struct Entry {
     pub ttl: Duration,
     /// Tells a caller with several identities which one this is; may be empty.
     pub hint: String,
-    /// Claims of the issuer with those of the entry over them.
-    pub claims: Claims,
-    /// Those of the entry alone.
-    pub own_claims: Claims,
     /// The keys that sign for it.
     pub key: KeyRef,
     /// Whether each token carries a random `jti`.
@@ -199,21 +199,30 @@ impl Entry {
             .as_ref()
             .is_none_or(|allowed| audiences.iter().all(|wanted| allowed.contains(wanted)))
     }
+
+    /// The names of what must be looked for before it can be told whether the entry matches, and
+    /// what it grants: the connection does not tell it.
+    pub fn asks(&self) -> impl Iterator<Item = &str> {
+        let selectors = self.selectors.iter().filter(|selector| !selector.is_told());
+        let fields = self.grants.fields().into_iter().map(Field::name);
+        selectors.map(Selector::name).chain(fields)
+    }
 }
 
-/// The identities that a caller gets out of the entries that match it: those that allow every
-/// audience, each SPIFFE ID once (from its first entry), and with `only` none but that one.
+/// The identities that a caller gets out of what matches: those whose entries allow every audience,
+/// each SPIFFE ID once (from its first entry), and with `only` none but that one.
 pub fn identities(
-    matching: &[Arc<Entry>],
+    matching: &[Granted],
     audiences: &[Audience],
     only: Option<&SpiffeId>,
-) -> Vec<Arc<Entry>> {
-    let mut granted: Vec<Arc<Entry>> = Vec::new();
-    for entry in matching {
-        let wanted = only.is_none_or(|id| *id == entry.spiffe_id);
-        let known = granted.iter().any(|got| got.spiffe_id == entry.spiffe_id);
-        if wanted && !known && entry.allows(audiences) {
-            granted.push(Arc::clone(entry));
+) -> Vec<Granted> {
+    let mut granted: Vec<Granted> = Vec::new();
+    for grant in matching {
+        let id = &grant.identity.spiffe_id;
+        let wanted = only.is_none_or(|only| only == id);
+        let known = granted.iter().any(|got| got.identity.spiffe_id == *id);
+        if wanted && !known && grant.entry.allows(audiences) {
+            granted.push(grant.clone());
         }
     }
     granted
@@ -229,13 +238,11 @@ pub(crate) mod tests {
     pub fn entry(id: &str, spiffe_id: &str, selectors: &[&str]) -> Entry {
         Entry {
             id: id.into(),
-            spiffe_id: spiffe_id.parse().unwrap(),
+            grants: Grants::Fixed(Identity::new(spiffe_id.parse().unwrap())),
             selectors: selectors.iter().map(|s| s.parse().unwrap()).collect(),
             audiences: None,
             ttl: Duration::from_secs(300),
             hint: String::new(),
-            claims: Claims::default(),
-            own_claims: Claims::default(),
             key: KeyRef {
                 issuer: "main".into(),
                 key: "main".into(),
@@ -262,8 +269,9 @@ pub(crate) mod tests {
             .iter()
             .map(|s| s.parse().unwrap())
             .collect();
-        let ids: Vec<_> = set.matching(&found).iter().map(|e| e.id.clone()).collect();
-        assert_eq!(ids, ["b".into(), "a".into()]);
+        let matching = set.matching(&found);
+        let ids: Vec<_> = matching.iter().map(|m| &*m.entry.id).collect();
+        assert_eq!(ids, ["b", "a"]);
     }
 
     #[test]
@@ -272,12 +280,14 @@ pub(crate) mod tests {
         limited.audiences = Some(audiences(&["vault"]));
         let open = entry("open", "spiffe://td/a", &["unix:uid:1"]);
         let other = entry("other", "spiffe://td/b", &["unix:uid:1"]);
-        let all: Vec<_> = [limited, open, other].map(Arc::new).into();
+        let all: EntrySet = [limited, open, other].into_iter().collect();
+        let found = ["unix:uid:1".parse().unwrap()].into_iter().collect();
+        let all = all.matching(&found);
         let ids = |wanted: &[&str], only: Option<&str>| -> Vec<String> {
             let only = only.map(|id| id.parse().unwrap());
             identities(&all, &audiences(wanted), only.as_ref())
                 .iter()
-                .map(|entry| entry.id.to_string())
+                .map(|granted| granted.entry.id.to_string())
                 .collect()
         };
         assert_eq!(ids(&["vault"], None), ["limited", "other"]);

@@ -4,9 +4,11 @@
 use serde_json::Value;
 
 use crate::conn::fuzz as conn;
+use crate::entry::{ClaimTemplate, IdTemplate};
 use crate::jose::json::parse_object;
 use crate::jose::jwk::Jwk;
 use crate::jose::jws::Unverified;
+use crate::selector::SelectorSet;
 use crate::spiffe_id::SpiffeId;
 
 /// The `:authority` rewriter: it panics nowhere, neither adds nor takes away a byte, and the sizes
@@ -62,6 +64,26 @@ pub fn spiffe_id(bytes: &[u8]) {
     }
 }
 
+/// Templates of identities, a line, and selectors of a caller, the other lines: what is rendered is an
+/// ID to which the template can come.
+pub fn template(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    let found: SelectorSet = lines.filter_map(|line| line.parse().ok()).collect();
+    if let Ok((template, _)) = IdTemplate::parse(first)
+        && let Ok(id) = template.render(&found)
+    {
+        assert!(template.may_be(&id), "{template} {id}");
+        assert!(!id.as_str().contains(['{', '}']));
+    }
+    if let Ok(claim) = ClaimTemplate::parse(&first.into()) {
+        let _ = claim.render(&found);
+    }
+}
+
 /// Requests as they come off the wire, and the checks of their fields.
 pub fn request(bytes: &[u8]) {
     crate::workload_api::fuzz::request(bytes);
@@ -74,12 +96,13 @@ mod tests {
     #[test]
     fn what_fuzzing_has_found_interesting_is_still_harmless() {
         type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 5] = [
+        let targets: [Target; 6] = [
             ("authority", super::authority),
             ("jwt", super::jwt),
             ("jwks", super::jwks),
             ("spiffe_id", super::spiffe_id),
             ("request", super::request),
+            ("template", super::template),
         ];
         for (name, target) in targets {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

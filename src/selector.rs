@@ -29,6 +29,11 @@ impl Selector {
         format!("{kind}:{value}").parse().ok()
     }
 
+    /// The whole of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// What stands before the first colon: the attestor.
     pub fn kind(&self) -> &str {
         self.0.split_once(':').map_or("", |(kind, _)| kind)

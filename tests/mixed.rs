@@ -1,5 +1,6 @@
 //! Sixteen users call while entries come and go: each answer must be one that was right at some
-//! moment between request and reply, and nobody ever gets the identity of another.
+//! moment between request and reply, and nobody ever gets the identity of another; be it that each has
+//! entries of his own, or that all have the same ones, whose identities each completes.
 
 mod common;
 #[path = "common/load.rs"]
@@ -14,6 +15,8 @@ use load::pb::{JwtBundlesRequest, JwtsvidRequest};
 use nix::time::{ClockId, clock_gettime};
 
 const USERS: std::ops::Range<u32> = 2001..2017;
+/// The group that all of them have.
+const GROUP: u32 = 2000;
 
 /// The clock that all processes of the machine share, in nanoseconds.
 fn now() -> i64 {
@@ -80,6 +83,17 @@ fn subject(token: &str) -> String {
     claims["sub"].as_str().unwrap().to_owned()
 }
 
+/// The lives of each identity.
+type Lives = BTreeMap<String, Vec<Life>>;
+
+/// The present lives of what an entry gives.
+fn last<'a>(lives: &'a mut Lives, subject: &Subject) -> Vec<&'a mut Life> {
+    let ours = lives
+        .iter_mut()
+        .filter(|(id, _)| subject.grants.contains(id));
+    ours.filter_map(|(_, lives)| lives.last_mut()).collect()
+}
+
 /// When an entry was there: at the latest and at the earliest that it can have come, and gone.
 #[derive(Debug, Clone, Copy)]
 struct Life {
@@ -89,8 +103,47 @@ struct Life {
     gone: i64,
 }
 
+/// An entry that comes and goes.
+struct Subject {
+    name: String,
+    spiffe_id: String,
+    selector: String,
+    /// Whom it gives what.
+    grants: Vec<String>,
+}
+
+/// An entry of each user, for each number.
+fn own_entries(number: usize) -> Vec<Subject> {
+    let own = |uid: u32| Subject {
+        name: format!("u{uid}-{number}"),
+        spiffe_id: identity(uid, number),
+        selector: format!("unix:uid:{uid}"),
+        grants: vec![identity(uid, number)],
+    };
+    USERS.map(own).collect()
+}
+
+/// One entry of all users for each number.
+fn common_entry(number: usize) -> Vec<Subject> {
+    vec![Subject {
+        name: format!("all-{number}"),
+        spiffe_id: format!("spiffe://example.org/user/{{unix:uid}}/{number}"),
+        selector: format!("unix:gid:{GROUP}"),
+        grants: USERS.map(|uid| identity(uid, number)).collect(),
+    }]
+}
+
 #[test]
 fn every_answer_was_right_at_some_moment_of_its_call() {
+    mixed(own_entries);
+}
+
+#[test]
+fn nobody_gets_what_another_makes_of_an_entry_that_both_complete() {
+    mixed(common_entry);
+}
+
+fn mixed(entries: impl Fn(usize) -> Vec<Subject>) {
     if !have(&[Need::Root]) {
         return;
     }
@@ -104,7 +157,8 @@ fn every_answer_was_right_at_some_moment_of_its_call() {
     let start = |uid: u32| -> Child {
         let id = uid.to_string();
         Command::new("setpriv")
-            .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+            .args(["--reuid", &id, "--regid", &GROUP.to_string()])
+            .arg("--clear-groups")
             .arg(&program)
             .args(["--ignored", "--exact", "caller", "--nocapture"])
             .env("MIXED_SOCKET", sandbox.socket())
@@ -123,41 +177,40 @@ fn every_answer_was_right_at_some_moment_of_its_call() {
             .collect::<Vec<_>>()
     });
 
-    let mut lives: BTreeMap<String, Vec<Life>> = BTreeMap::new();
+    let mut lives = Lives::new();
     let mut versions = 0;
     while !waiting.is_finished() {
-        for uid in USERS {
-            let id = identity(uid, versions % 3);
-            let name = format!("u{uid}-{}", versions % 3);
-            let known = lives.entry(id.clone()).or_default();
+        for subject in entries(versions % 3) {
             let before = now();
-            match known.last_mut() {
-                Some(life) if life.gone == i64::MAX => {
+            let there = subject.grants.iter().any(|id| {
+                let known = lives.get(id).and_then(|lives| lives.last());
+                known.is_some_and(|life| life.gone == i64::MAX)
+            });
+            let mut arguments = vec!["entry", "delete", &subject.name];
+            if there {
+                for life in last(&mut lives, &subject) {
                     life.leaving = before;
-                    let done = sandbox.run(&["entry", "delete", &name]);
-                    assert!(done.status.success(), "{}", text(&done.stderr));
+                }
+            } else {
+                arguments = vec!["entry", "create", "--entry-id", &subject.name];
+                arguments.extend(["--spiffe-id", &subject.spiffe_id]);
+                arguments.extend(["--selector", &subject.selector]);
+            }
+            let done = sandbox.run(&arguments);
+            assert!(done.status.success(), "{}", text(&done.stderr));
+            if there {
+                for life in last(&mut lives, &subject) {
                     life.gone = now();
                 }
-                _ => {
-                    let selector = format!("unix:uid:{uid}");
-                    let done = sandbox.run(&[
-                        "entry",
-                        "create",
-                        "--entry-id",
-                        &name,
-                        "--spiffe-id",
-                        &id,
-                        "--selector",
-                        &selector,
-                    ]);
-                    assert!(done.status.success(), "{}", text(&done.stderr));
-                    known.push(Life {
-                        asked: before,
-                        there: now(),
-                        leaving: i64::MAX,
-                        gone: i64::MAX,
-                    });
-                }
+                continue;
+            }
+            for id in subject.grants {
+                lives.entry(id).or_default().push(Life {
+                    asked: before,
+                    there: now(),
+                    leaving: i64::MAX,
+                    gone: i64::MAX,
+                });
             }
         }
         versions += 1;

@@ -202,7 +202,7 @@ fn show(listed: Listed) -> pb::Entry {
 fn spec_of(entry: &Entry) -> EntrySpec {
     let audiences = entry.audiences.iter().flatten();
     EntrySpec {
-        spiffe_id: entry.spiffe_id.to_string(),
+        spiffe_id: entry.grants.written_id().to_string(),
         selectors: entry.selectors.iter().map(ToString::to_string).collect(),
         limit_audiences: entry.audiences.is_some(),
         audiences: audiences
@@ -210,7 +210,7 @@ fn spec_of(entry: &Entry) -> EntrySpec {
             .collect(),
         jwt_svid_ttl: entry.ttl.as_secs(),
         hint: entry.hint.clone(),
-        claims: Some(object(entry.claims.as_map().clone())),
+        claims: Some(object(entry.grants.written_claims().as_map().clone())),
         issuer: entry.key.issuer.to_string(),
         key: entry.key.key.to_string(),
         jti: entry.jti,

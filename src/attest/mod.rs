@@ -5,6 +5,7 @@
 //! untouched. Around everything stands [`Peer::verify`]: all facts are of one process that ran
 //! one program from the first fact to the last.
 
+mod accounts;
 pub mod hash;
 pub mod names;
 pub mod unix;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use self::accounts::{Accounts, Number};
 use self::hash::Hasher;
 use self::names::Names;
 use self::unix::{Effort, Search, UnixSpec};
@@ -35,6 +37,7 @@ pub struct WorkloadAttestor {
     /// Who looks at programs at the moment, by user.
     turns: Mutex<HashMap<u32, Arc<Semaphore>>>,
     names: watch::Receiver<Arc<Names>>,
+    accounts: Accounts,
     own_user_namespace: Option<(u64, u64)>,
 }
 
@@ -49,6 +52,7 @@ impl WorkloadAttestor {
             hasher: Arc::default(),
             turns: Mutex::default(),
             names,
+            accounts: Accounts::default(),
             own_user_namespace,
         }
     }
@@ -150,34 +154,64 @@ impl WorkloadAttestor {
         if peer.is_refused() {
             return Err(PeerError::Refused);
         }
-        let proc = peer.verify()?;
-        let mut found: SelectorSet = unix::cheap(peer, &self.names.borrow())
+        let told: SelectorSet = unix::cheap(peer, &self.names.borrow())
             .into_iter()
             .collect();
-        let wanted = if spec.discover_path {
-            wanted_of_program(entries, &found)
-        } else {
-            Wants::default()
-        };
-        if wanted.is_something() {
+        let asked = Asked::of(entries.asked(&told));
+        let mut found = told.with(self.names_of(peer, asked).await);
+        let proc = peer.verify()?;
+        if asked.program.is_something() && spec.discover_path {
             // What is kept was found of the very program that was verified just now.
-            let kept = peer.kept(wanted);
+            let kept = peer.kept(asked.program);
             if let Some(kept) = kept {
                 found = found.with(kept);
             } else {
                 let proc = Arc::new(proc);
-                found = found.with(self.program(peer, &proc, wanted, spec).await);
+                found = found.with(self.program(peer, &proc, asked.program, spec).await);
                 peer.verify_again(&proc)?;
             }
         }
         Ok(found)
     }
+
+    /// The names of the user and the group, as far as they are asked for.
+    async fn names_of(&self, peer: &Peer, asked: Asked) -> Vec<Selector> {
+        let mut found = Vec::new();
+        if asked.user
+            && let Some(name) = self.accounts.name(Number::User(peer.uid())).await
+        {
+            found.extend(Selector::from_parts("unix:user", name));
+        }
+        if asked.group
+            && let Some(name) = self.accounts.name(Number::Group(peer.gid())).await
+        {
+            found.extend(Selector::from_parts("unix:group", name));
+        }
+        found
+    }
 }
 
-/// The facts about the program by which some entry would match that lacks nothing else.
-fn wanted_of_program(entries: &EntrySet, told: &SelectorSet) -> Wants {
-    let asked = entries.asked(told).map(unix::wants_by_name);
-    asked.fold(Wants::default(), Wants::or)
+/// What some entry asks for that the connection does not tell.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    /// Facts about the program.
+    program: Wants,
+    /// The name of the user, whatever it is.
+    user: bool,
+    /// The name of the group.
+    group: bool,
+}
+
+impl Asked {
+    fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let mut asked = Self::default();
+        for name in names {
+            asked.program = asked.program.or(unix::wants_by_name(name));
+            asked.user |= name == "unix:user";
+            asked.group |= name == "unix:group";
+        }
+        asked
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::hash::Hasher;
 use super::names::Names;
+use crate::entry::Field;
 use crate::peer::{Peer, Wants};
 use crate::proc::{Exe, ProcDir, path_text};
 use crate::selector::Selector;
@@ -79,6 +80,25 @@ pub fn check(selector: &Selector) -> Result<Wanted, String> {
         _ => Err(format!(
             "there is no unix:{name}; there are uid, gid, user, group, supplementary_gid, \
              supplementary_group, path, sha256"
+        )),
+    }
+}
+
+/// Checks what a field of a template stands for: something of which a process has one at most.
+///
+/// # Errors
+///
+/// What is wrong with it, and what there is.
+pub fn check_field(field: &Field) -> Result<(), String> {
+    match field.as_str() {
+        "unix:uid" | "unix:gid" | "unix:user" | "unix:group" | "unix:path" | "unix:sha256" => {
+            Ok(())
+        }
+        "unix:supplementary_gid" | "unix:supplementary_group" => Err(format!(
+            "a process has any number of what {field} stands for"
+        )),
+        _ => Err(format!(
+            "there is no {field}; there are uid, gid, user, group, path, sha256 of unix"
         )),
     }
 }

@@ -68,6 +68,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     };
     issuers::choose_bundle_issuer(agent, &mut context);
     entries::build_entries(root, &rules, &mut context);
+    entries::refuse_files_without_caller(root, &mut context);
     let token_files = token_files::build(root, &rules, &mut context);
     Some(Config {
         trust_domain: context.trust_domain,

@@ -1,5 +1,8 @@
 //! `entry` blocks.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use super::context::{Context, name};
 use super::diagnostic::Place;
 use super::hcl::Block;
@@ -38,6 +41,26 @@ pub fn build_entries(root: &Block, rules: &Rules, context: &mut Context<'_>) {
                 .for_each(|group| context.want("group", group, &place));
         }
         context.entries.extend(entry);
+    }
+}
+
+/// Refuses files with the token of an entry whose identity a caller completes: a file has no caller.
+pub fn refuse_files_without_caller(root: &Block, context: &mut Context<'_>) {
+    let templates = context
+        .entries
+        .iter()
+        .filter(|entry| entry.grants.fixed().is_none());
+    let templates: HashSet<Arc<str>> = templates.map(|entry| Arc::clone(&entry.id)).collect();
+    for block in root.children("token_file") {
+        let Some(id) = block
+            .text("entry")
+            .filter(|id| templates.contains(id.as_str()))
+        else {
+            continue;
+        };
+        let message = format!("the identity of entry {id:?} depends on who calls, and nobody does");
+        let help = "write spiffe_id and claims of the file's own, without fields";
+        context.report.error(block.place_of("entry"), message, help);
     }
 }
 

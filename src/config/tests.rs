@@ -61,7 +61,7 @@ fn what_is_written_and_what_is_not_both_mean_something() {
         "env": "prod", "team": "payments", "level": 3, "deep": {"list": [1, -2.5, true, null]},
     });
     assert_eq!(
-        serde_json::Value::from(entry.claims.as_map().clone()),
+        serde_json::Value::from(entry.grants.written_claims().as_map().clone()),
         claims
     );
     let file = &config.token_files[0];

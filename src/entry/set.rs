@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Entry;
 use super::shared::Shared;
+use super::{Entry, Granted};
 use crate::selector::{Selector, SelectorSet};
 
 /// Where an entry stands in the order that decides which identity is the default: those of the
@@ -76,11 +76,21 @@ impl EntrySet {
     }
 
     /// The entries whose selectors are all among `found`, in order.
-    pub fn matching(&self, found: &SelectorSet) -> Vec<Arc<Entry>> {
+    fn of<'a>(&'a self, found: &'a SelectorSet) -> Vec<&'a Arc<Entry>> {
         let mut matching: Vec<_> = self.drawers.of(found).collect();
         matching.sort_unstable_by_key(|placed| placed.place);
-        let entries = matching.into_iter().map(|placed| &placed.entry);
-        entries.cloned().collect()
+        matching.into_iter().map(|placed| &placed.entry).collect()
+    }
+
+    /// What a caller with these selectors is granted, in order. An entry whose identity he cannot
+    /// complete does not match him.
+    pub fn matching(&self, found: &SelectorSet) -> Vec<Granted> {
+        let granted = self.of(found).into_iter().filter_map(|entry| {
+            let identity = entry.grants.identity(found).ok()?;
+            let entry = Arc::clone(entry);
+            Some(Granted { entry, identity })
+        });
+        granted.collect()
     }
 
     /// The names of selectors, such as `unix:path`, by which an entry could match a caller of whom no
@@ -112,14 +122,12 @@ impl EntrySet {
 
     /// Counts what an entry asks for.
     fn ask(&mut self, entry: &Entry, count: impl Fn(usize) -> usize) {
-        let (told, others): (Vec<_>, Vec<_>) = entry
-            .selectors
-            .iter()
-            .partition(|selector| selector.is_told());
-        if others.is_empty() {
+        let mut asks = entry.asks().peekable();
+        if asks.peek().is_none() {
             return;
         }
-        let told: SelectorSet = told.into_iter().cloned().collect();
+        let told = entry.selectors.iter().filter(|s| s.is_told());
+        let told: SelectorSet = told.cloned().collect();
         let mut asking = if told.is_empty() {
             std::mem::take(&mut self.asking_of_everybody)
         } else {
@@ -129,7 +137,7 @@ impl EntrySet {
                 names: BTreeMap::new(),
             })
         };
-        for name in others.into_iter().map(Selector::name) {
+        for name in asks {
             let number = asking.names.entry(name.into()).or_default();
             *number = count(*number);
         }
@@ -254,8 +262,9 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn ids(entries: &[Arc<Entry>]) -> Vec<String> {
-        entries.iter().map(|entry| entry.id.to_string()).collect()
+    fn ids(granted: &[Granted]) -> Vec<String> {
+        let ids = granted.iter().map(|granted| granted.entry.id.to_string());
+        ids.collect()
     }
 
     /// What a look at each entry finds asked of a caller.

@@ -169,17 +169,19 @@ impl TokenFileSpec {
             }
             Holder::Entry(id) => {
                 let entry = entries.by_id(id)?;
+                // One that each caller completes is nobody's before somebody calls.
+                let identity = entry.grants.fixed()?;
                 let mut key = entry.key.clone();
-                let mut claims = entry.claims.clone();
+                let mut claims = identity.claims.clone();
                 if let Some(issuer) = &self.issuer {
                     key.issuer = Arc::clone(&issuer.name);
-                    claims = issuer.claims.merged_with(&entry.own_claims);
+                    claims = issuer.claims.merged_with(&identity.own_claims);
                 }
                 if let Some(chosen) = &self.key {
                     key.key = Arc::clone(chosen);
                 }
                 let allowed = entry.allows(self.audience.as_slice());
-                allowed.then(|| order(key, Sub::from(&entry.spiffe_id), &claims, entry.jti))
+                allowed.then(|| order(key, Sub::from(&identity.spiffe_id), &claims, entry.jti))
             }
         }
     }

@@ -2,6 +2,7 @@
 //! made while the agent runs.
 
 mod faults;
+mod identity;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use crate::attest::names::WantedNames;
 use crate::attest::unix::{self, UnixSpec, Wanted};
 use crate::clock::from_unix_seconds;
 use crate::duration::show_duration;
-use crate::entry::{Audience, Claims, Entry, KeyRef, ReservedClaim};
+use crate::entry::{Audience, Claims, Entry, KeyRef};
 use crate::jose::Algorithm;
 use crate::selector::{Selector, SelectorSet};
-use crate::spiffe_id::{SpiffeId, TrustDomain};
+use crate::spiffe_id::TrustDomain;
 
 /// SPIFFE Workload API, section 8: longer hints are not to be supported, in bytes.
 const MAX_HINT_BYTES: usize = 1024;
@@ -80,27 +81,21 @@ impl Rules {
     /// Makes an entry of a request; `None` where a fault is fatal. All faults are told at once.
     pub fn check(&self, id: Arc<str>, request: &EntryRequest) -> (Option<Entry>, Vec<Fault>) {
         let mut faults = Faults::default();
-        let spiffe_id = self.spiffe_id(&request.spiffe_id, &mut faults);
+        let written = self.written(request, &mut faults);
         let selectors = self.selectors(request, &mut faults);
         let audiences = audiences(request, &mut faults);
         check_hint(&request.hint, &mut faults);
-        let own = Claims::new(request.claims.clone()).unwrap_or_else(|error| {
-            faults.add("claims", error.to_string(), ReservedClaim::HELP);
-            Claims::default()
-        });
         let ttl = self.ttl(request, &mut faults);
         let signer = self.signer(request, &mut faults);
         let fatal = faults.0.iter().any(|fault| fault.fatal);
-        let entry = match (spiffe_id, signer) {
-            (Some(spiffe_id), Some((key, issuer))) if !fatal => Some(Entry {
+        let entry = match (written, signer) {
+            (Some(written), Some((key, issuer))) if !fatal => Some(Entry {
                 id,
-                spiffe_id,
+                grants: written.granted_by(&issuer.claims),
                 selectors,
                 audiences,
                 ttl,
                 hint: request.hint.clone(),
-                claims: issuer.claims.merged_with(&own),
-                own_claims: own,
                 key,
                 jti: request.jti,
                 expires_at: request.expires_at.map(from_unix_seconds),
@@ -108,53 +103,6 @@ impl Rules {
             _ => None,
         };
         (entry, faults.0)
-    }
-
-    /// Checks an identity that is to be granted; all faults are told at once.
-    pub fn check_spiffe_id(&self, text: &str) -> (Option<SpiffeId>, Vec<Fault>) {
-        let mut faults = Faults::default();
-        let id = self.spiffe_id(text, &mut faults);
-        (id, faults.0)
-    }
-
-    fn spiffe_id(&self, text: &str, faults: &mut Faults) -> Option<SpiffeId> {
-        let field = "spiffe_id";
-        let ours = self
-            .trust_domain
-            .as_ref()
-            .map_or("example.org", TrustDomain::as_str);
-        let id: SpiffeId = match text.parse() {
-            Ok(id) => id,
-            Err(why) => {
-                let help = format!("write it as spiffe://{ours}/name");
-                faults.add(field, format!("spiffe_id {text:?}: {why}"), help);
-                return None;
-            }
-        };
-        if self
-            .trust_domain
-            .as_ref()
-            .is_some_and(|domain| domain != id.trust_domain())
-        {
-            let message = format!("{id} is not of the trust domain {ours}");
-            faults.add(
-                field,
-                message,
-                format!("write it as spiffe://{ours}{}", id.path()),
-            );
-        } else if id.path().is_empty() {
-            let message = format!("{id} names the trust domain and no workload");
-            faults.add(field, message, format!("add a path, such as {id}/name"));
-        } else if id.as_str().len() > 127 {
-            let help = "GCP takes 127 bytes as google.subject, AWS and Snowflake 255";
-            faults.warn(
-                field,
-                None,
-                format!("the identity has {} bytes", id.as_str().len()),
-                help,
-            );
-        }
-        Some(id)
     }
 
     fn selectors(&self, request: &EntryRequest, faults: &mut Faults) -> SelectorSet {

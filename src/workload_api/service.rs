@@ -16,7 +16,7 @@ use crate::attest::WorkloadAttestor;
 use crate::audit::Audit;
 use crate::authority::{Authority, Trusted};
 use crate::clock::Clock;
-use crate::entry::{Audience, Entry, EntrySet, identities};
+use crate::entry::{Audience, Entry, EntrySet, Granted, Identity, identities};
 use crate::issue::quota::Quota;
 use crate::issue::{IssueError, Minter, Order};
 use crate::limits::Limits;
@@ -152,8 +152,8 @@ impl Parts {
             return Err(Refusal::NoIdentity);
         }
         let mut svids: Vec<Jwtsvid> = Vec::with_capacity(granted.len());
-        for entry in granted {
-            let order = self.order(&entry, &audiences);
+        for Granted { entry, identity } in granted {
+            let order = self.order(&entry, &identity, &audiences);
             let svid = self.minter.fetch(peer.uid(), &entry, order).await;
             let svid = svid.map_err(|error| match error {
                 IssueError::TooMany => Refusal::TooMany(Rpc::FetchJwtsvid),
@@ -175,12 +175,12 @@ impl Parts {
         Ok(svids)
     }
 
-    fn order(&self, entry: &Entry, audiences: &[Audience]) -> Order {
+    fn order(&self, entry: &Entry, identity: &Identity, audiences: &[Audience]) -> Order {
         Order {
             key: entry.key.clone(),
-            sub: Sub::from(&entry.spiffe_id),
+            sub: Sub::from(&identity.spiffe_id),
             audience: AudienceClaim::List(audiences.to_vec()),
-            claims: entry.claims.clone(),
+            claims: identity.claims.clone(),
             ttl: entry.ttl,
             nbf_margin: self.policy.borrow().nbf_margin,
             jti: entry.jti,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::context::Context;
 use super::super::hcl::Block;
+use crate::entry::Entry;
 use crate::mirror::{Chosen, Holder, Parameter, Template};
 use crate::registry::rules::{IssuerRules, Rules};
 use crate::svid::Sub;
@@ -77,12 +78,14 @@ fn spiffe_id(
         }
     }
     let id = id.filter(|_| !fatal)?;
-    let could_be = |other: &str| match named {
-        Some(parameter) => parameter.could_make(text, other),
-        None => other == id.as_str(),
+    let could_be = |entry: &Entry| match (named, entry.grants.fixed()) {
+        (Some(parameter), Some(identity)) => {
+            parameter.could_make(text, identity.spiffe_id.as_str())
+        }
+        _ => entry.grants.may_be(&id),
     };
     let mut entries = context.entries.iter();
-    if let Some(entry) = entries.find(|entry| could_be(entry.spiffe_id.as_str()))
+    if let Some(entry) = entries.find(|entry| could_be(entry))
         && !block.flag("shared")
     {
         let message = format!("{text} is the identity of entry {:?} too", entry.id);
