@@ -9,12 +9,14 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["workload.proto", "agent/v1/admin.proto"], ["proto"])?;
+    let explain = "agent/explain/v1/explain.proto";
+    let all = ["workload.proto", "agent/v1/admin.proto", explain];
+    let descriptors = protox::compile(all, ["proto"])?;
     tonic_prost_build::configure()
         .build_transport(false)
         .compile_fds(descriptors)?;
     // What reflection shows on the workload socket: what is served there and nothing else.
-    let shown = protox::compile(["workload.proto"], ["proto"])?.encode_to_vec();
+    let shown = protox::compile(["workload.proto", explain], ["proto"])?.encode_to_vec();
     let out = std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
     std::fs::write(Path::new(&out).join("workload.fds"), shown)?;
     println!("cargo:rustc-env=SVID_AGENT_COMMIT={}", commit());

@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use self::core::Core;
 pub use self::core::write_once;
 use crate::admin::facts_http::{self, FactsAddress, FactsListener};
-use crate::admin::{self, AdministrationService, EntriesService, Facts, KeysService, ReloadCall};
+use crate::admin::{
+    self, AdministrationService, EntriesService, Facts, KeysService, ProcessesService, ReloadCall,
+    Services,
+};
 use crate::attest::WorkloadAttestor;
 use crate::config::Config;
 use crate::conn::PeerCheck;
@@ -141,8 +144,9 @@ impl Bound {
         let (registry, rotator) = (Arc::clone(registry), Arc::clone(rotator));
         let metrics = Arc::clone(&reloader.live.metrics);
         let audit = Arc::clone(&reloader.live.audit);
+        let attestor = Arc::new(WorkloadAttestor::new(names.subscribe()));
         let api = WorkloadApi::new(Parts {
-            attestor: WorkloadAttestor::new(names.subscribe()),
+            attestor: Arc::clone(&attestor),
             registry: registry.subscribe(),
             authority: Arc::clone(&authority),
             minter,
@@ -195,20 +199,24 @@ impl Bound {
                 Ok(facts_http::serve(listener, facts, until).await?)
             });
         }
-        let administration = AdministrationService {
-            facts,
-            reload: ask_for_reload(requests),
-        };
-        let (entries, until) = (
-            EntriesService {
+        let services = Services {
+            administration: AdministrationService {
+                facts,
+                reload: ask_for_reload(requests),
+            },
+            entries: EntriesService {
                 registry: Arc::clone(&registry),
                 metrics: Arc::clone(&metrics),
             },
-            stop.clone(),
-        );
-        let keys_service = KeysService {
-            rotator: Arc::clone(&rotator),
+            keys: KeysService {
+                rotator: Arc::clone(&rotator),
+            },
+            processes: ProcessesService {
+                attestor,
+                registry: registry.subscribe(),
+            },
         };
+        let until = stop.clone();
         let incoming = Incoming::new(
             self.admin_listener,
             Namespaces::of_self(false),
@@ -217,7 +225,7 @@ impl Bound {
             Slots::default(),
         )?;
         tasks.spawn("administration", async move {
-            Ok(admin::serve(incoming, administration, entries, keys_service, until).await?)
+            Ok(admin::serve(incoming, services, until).await?)
         });
         let until = stop.clone();
         tasks.spawn(

@@ -1,6 +1,7 @@
 //! Registration entries: which callers get which identity, and what its tokens say.
 
 mod identity;
+mod nearest;
 mod set;
 mod shared;
 mod template;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use self::identity::{Granted, Grants, Identity, IdentityTemplate};
+pub use self::nearest::{Known, NearMiss};
 pub use self::set::{EntrySet, Place};
 pub use self::template::{ClaimTemplate, Field, IdTemplate, NoValue};
 use crate::selector::{Selector, SelectorSet};

@@ -10,7 +10,7 @@
 //! - signing, pure: `jose`, `svid`, `bundle`
 //! - keys and counts: `key`, `metrics`
 //! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
-//!   `issue`, `mirror`, `registry`, `audit`, `socket`
+//!   `issue`, `mirror`, `registry`, `audit`, `explain`, `socket`
 //! - surfaces: `pb`, `proto_json`, `workload_api`, `admin`
 //! - assembly: `config`, `telemetry`, `shutdown`, `systemd`, `reload`, `agent`, `cli`
 
@@ -38,6 +38,7 @@ mod conn;
 mod durable;
 mod duration;
 mod entry;
+mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod issue;

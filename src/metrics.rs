@@ -29,6 +29,7 @@ pub struct Metrics {
     fetch_jwtsvid: Counts,
     fetch_jwt_bundles: Counts,
     validate_jwtsvid: Counts,
+    explain_caller: Counts,
     attestation_failures: Counter,
     issued: Counts,
     refused: Counts,
@@ -48,6 +49,8 @@ pub enum Rpc {
     FetchJwtBundles,
     /// `ValidateJWTSVID`.
     ValidateJwtsvid,
+    /// `ExplainCaller`, beside the Workload API.
+    ExplainCaller,
 }
 
 impl Rpc {
@@ -57,6 +60,7 @@ impl Rpc {
             Self::FetchJwtsvid => "FetchJWTSVID",
             Self::FetchJwtBundles => "FetchJWTBundles",
             Self::ValidateJwtsvid => "ValidateJWTSVID",
+            Self::ExplainCaller => "ExplainCaller",
         }
     }
 }
@@ -116,6 +120,7 @@ impl Metrics {
         let fetch_jwtsvid = counts(&mut registry, "rpc_workload_api_fetch_jwtsvid", rpc);
         let fetch_jwt_bundles = counts(&mut registry, "rpc_workload_api_fetch_jwt_bundles", rpc);
         let validate_jwtsvid = counts(&mut registry, "rpc_workload_api_validate_jwtsvid", rpc);
+        let explain_caller = counts(&mut registry, "rpc_workload_api_explain_caller", rpc);
         let issued = counts(
             &mut registry,
             "jwt_svid_issued",
@@ -157,6 +162,7 @@ impl Metrics {
             fetch_jwtsvid,
             fetch_jwt_bundles,
             validate_jwtsvid,
+            explain_caller,
             attestation_failures,
             issued,
             refused,
@@ -174,6 +180,7 @@ impl Metrics {
             Rpc::FetchJwtsvid => &self.fetch_jwtsvid,
             Rpc::FetchJwtBundles => &self.fetch_jwt_bundles,
             Rpc::ValidateJwtsvid => &self.validate_jwtsvid,
+            Rpc::ExplainCaller => &self.explain_caller,
         };
         counts
             .get_or_create(&vec![("status", status.to_owned())])

@@ -11,6 +11,14 @@
 
 tonic::include_proto!("_");
 
+/// Why a process has the identities that it has.
+pub mod explain {
+    /// Its first version.
+    pub mod v1 {
+        tonic::include_proto!("agent.explain.v1");
+    }
+}
+
 /// The administration of an agent.
 pub mod admin {
     tonic::include_proto!("agent.v1");

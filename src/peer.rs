@@ -3,6 +3,8 @@
 //! Everything is taken when the connection is accepted, before a byte of it is read, and held
 //! by descriptors, never by a number that another process could come to bear.
 
+mod by_number;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,12 @@ pub enum PeerError {
     /// It runs another program than when it connected.
     #[error("it no longer runs the program it connected with")]
     ChangedProgram,
+    /// It runs no file that anything could be told by.
+    #[error("it runs no program: it is a thread of the kernel, or its main thread has ended")]
+    NoProgram,
+    /// Its number is that of a thread.
+    #[error("the number is that of a thread: give the process it belongs to")]
+    Thread,
     /// Something of the above was found before on this connection.
     #[error("the connection was refused before")]
     Refused,
@@ -170,6 +178,17 @@ impl Peer {
         let mut groups =
             sys::peer_groups(socket).map_err(|error| PeerError::Io("SO_PEERGROUPS", error))?;
         groups.retain(|group| namespaces.overflow_gid != Some(*group));
+        Self::held(pid, uid, gid, groups, pidfd)
+    }
+
+    /// A process that is held by a descriptor, with the program that it runs now.
+    fn held(
+        pid: libc::pid_t,
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+        pidfd: OwnedFd,
+    ) -> Result<Self, PeerError> {
         let peer = Self {
             pid,
             uid,
@@ -289,12 +308,7 @@ impl Peer {
     /// Whether nothing has been heard of its end. A pidfd can be had even of a process that is
     /// long gone, so this is asked again after each step.
     fn still_lives(&self) -> Result<(), PeerError> {
-        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::ZERO) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(PeerError::Gone),
-            Err(errno) => Err(PeerError::Io("poll", errno.into())),
-        }
+        poll_for_end(self.pidfd.as_fd())
     }
 
     /// What is kept of the program that runs, if it answers all that is wanted.
@@ -333,6 +347,16 @@ impl Peer {
         self.exe
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// An error where a process has ended, or that cannot be told.
+fn poll_for_end(pidfd: BorrowedFd<'_>) -> Result<(), PeerError> {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(PeerError::Gone),
+        Err(errno) => Err(PeerError::Io("poll", errno.into())),
     }
 }
 

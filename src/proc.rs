@@ -136,6 +136,16 @@ impl ProcDir {
         ))
     }
 
+    /// Its supplementary groups.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::Gone`] where the process is.
+    pub fn groups(&self) -> Result<Vec<u32>, ProcError> {
+        let status: Status = self.parse("status")?;
+        Ok(status.groups)
+    }
+
     /// Whether it is in our pid and our user namespace. Told by what needs no privilege: a process
     /// of a pid namespace below ours has several numbers, and one of another user namespace another
     /// map of users; where we may look at the links of the namespaces, they decide.

@@ -110,6 +110,11 @@ impl SelectorSet {
             .all(|wanted| have.by_ref().find(|had| *had >= wanted) == Some(wanted))
     }
 
+    /// Whether this one is here.
+    pub fn contains(&self, selector: &Selector) -> bool {
+        self.0.binary_search(selector).is_ok()
+    }
+
     /// These and more.
     #[must_use]
     pub fn with(mut self, more: impl IntoIterator<Item = Selector>) -> Self {

@@ -149,6 +149,7 @@ fn the_admin_services_have_no_call_that_gives_out_a_key_or_a_token() {
         "DeleteEntry",
         "RotateKey",
         "TaintKey",
+        "ExplainProcess",
     ];
     assert_eq!(calls.len(), names.len());
     for name in names {

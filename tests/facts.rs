@@ -59,6 +59,7 @@ fn every_metric_is_documented_and_every_documented_one_is_there() {
     sandbox.token("a");
     be_refused(&sandbox);
     sandbox.run(&["fetch-bundle"]);
+    sandbox.run(&["explain"]);
     sandbox.run(&["reload"]);
     let file = sandbox.path("run/tokens/t");
     sandbox.run(&[

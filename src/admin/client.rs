@@ -9,11 +9,13 @@ use tonic::{Code, Status};
 use crate::pb::admin::administration_client::AdministrationClient;
 use crate::pb::admin::entries_client::EntriesClient;
 use crate::pb::admin::keys_client::KeysClient;
+use crate::pb::admin::processes_client::ProcessesClient;
 use crate::pb::admin::{
-    CreateEntriesRequest, CreateResult, DeleteEntryRequest, Entry, EntrySpec, GetStatusRequest,
-    GetStatusResponse, ListEntriesRequest, Made, NewEntry, ReloadRequest, RotateKeyRequest,
-    RotateKeyResponse, TaintKeyRequest, UpdateEntryRequest,
+    CreateEntriesRequest, CreateResult, DeleteEntryRequest, Entry, EntrySpec,
+    ExplainProcessRequest, GetStatusRequest, GetStatusResponse, ListEntriesRequest, Made, NewEntry,
+    ReloadRequest, RotateKeyRequest, RotateKeyResponse, TaintKeyRequest, UpdateEntryRequest,
 };
+use crate::pb::explain::v1::Explanation;
 use crate::workload_api::client::{Advice, ClientError, channel};
 
 /// Where the agent is and how patient the caller is.
@@ -120,6 +122,23 @@ impl AdminClient {
             };
             let reply = stub.taint_key(request).await.map_err(refused)?;
             Ok(reply.into_inner().successor)
+        })
+        .await
+    }
+
+    /// Why a process has the identities that it has.
+    ///
+    /// # Errors
+    ///
+    /// Why that cannot be told.
+    pub async fn explain(
+        &self,
+        request: ExplainProcessRequest,
+    ) -> Result<Explanation, ClientError> {
+        self.in_time(async {
+            let mut stub = ProcessesClient::new(self.connect().await?);
+            let reply = stub.explain_process(request).await;
+            Ok(reply.map_err(refused)?.into_inner())
         })
         .await
     }

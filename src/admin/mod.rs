@@ -7,6 +7,7 @@ pub mod client;
 mod entries;
 pub mod facts_http;
 mod keys;
+mod processes;
 mod status;
 
 use std::sync::Arc;
@@ -17,15 +18,29 @@ use tonic::Status;
 
 pub use self::entries::EntriesService;
 pub use self::keys::KeysService;
+pub use self::processes::ProcessesService;
 pub use self::status::{AdministrationService, Facts, ReloadCall};
 use crate::conn::accept::Incoming;
 use crate::pb::admin::administration_server::AdministrationServer;
 use crate::pb::admin::entries_server::EntriesServer;
 use crate::pb::admin::keys_server::KeysServer;
+use crate::pb::admin::processes_server::ProcessesServer;
 use crate::peer::Peer;
 
 /// The largest request, in bytes: a batch of entries.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// Everything that is served.
+pub struct Services {
+    /// The state of the agent, and reload.
+    pub administration: AdministrationService,
+    /// Entries.
+    pub entries: EntriesService,
+    /// Signing keys.
+    pub keys: KeysService,
+    /// What processes would get.
+    pub processes: ProcessesService,
+}
 
 /// Serves until `stop`.
 ///
@@ -34,16 +49,15 @@ const MAX_REQUEST_BYTES: usize = 16 << 20;
 /// The listener broke.
 pub async fn serve(
     incoming: Incoming,
-    administration: AdministrationService,
-    entries: EntriesService,
-    keys: KeysService,
+    services: Services,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let entries = EntriesServer::new(entries).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let entries = EntriesServer::new(services.entries).max_decoding_message_size(MAX_REQUEST_BYTES);
     let server = tonic::transport::Server::builder()
-        .add_service(AdministrationServer::new(administration))
+        .add_service(AdministrationServer::new(services.administration))
         .add_service(entries)
-        .add_service(KeysServer::new(keys))
+        .add_service(KeysServer::new(services.keys))
+        .add_service(ProcessesServer::new(services.processes))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     tokio::select! {
         result = server => result,

@@ -6,6 +6,7 @@
 //! one program from the first fact to the last.
 
 mod accounts;
+pub mod examine;
 pub mod hash;
 pub mod names;
 pub mod unix;
@@ -69,7 +70,18 @@ impl WorkloadAttestor {
         entries: &EntrySet,
         unix: UnixSpec,
     ) -> Result<SelectorSet, PeerError> {
-        let result = match self.observe(peer, entries, unix).await {
+        let ask = |told: &SelectorSet| Asked::of(entries.asked(told));
+        self.attest_for(peer, unix, ask).await
+    }
+
+    /// As [`WorkloadAttestor::attest`], as much as is asked for after what the connection tells.
+    async fn attest_for(
+        &self,
+        peer: &Peer,
+        unix: UnixSpec,
+        ask: impl FnOnce(&SelectorSet) -> Asked,
+    ) -> Result<SelectorSet, PeerError> {
+        let result = match self.observe(peer, unix, ask).await {
             // Another call on this connection may have found a contradiction meanwhile.
             Ok(_) if peer.is_refused() => Err(PeerError::Refused),
             result => result,
@@ -80,9 +92,19 @@ impl WorkloadAttestor {
         result
     }
 
+    fn search(&self, peer: &Peer, proc: Arc<ProcDir>, wanted: Wants, spec: UnixSpec) -> Search {
+        Search {
+            proc,
+            exe: peer.exe(),
+            wanted,
+            spec,
+            own_user_namespace: self.own_user_namespace,
+            hasher: Arc::clone(&self.hasher),
+        }
+    }
+
     /// Facts about the program, which are kept. What the kernel does not have in memory is looked
-    /// for beside the threads that serve, for a limited time, and one at a time for each user: the
-    /// file system that the program lies on is its owner's choice, and may never answer.
+    /// for beside the threads that serve.
     async fn program(
         &self,
         peer: &Peer,
@@ -90,38 +112,23 @@ impl WorkloadAttestor {
         wanted: Wants,
         spec: UnixSpec,
     ) -> Vec<Selector> {
-        let exe = peer.exe();
-        let search = Search {
-            proc: Arc::clone(proc),
-            exe,
-            wanted,
-            spec,
-            own_user_namespace: self.own_user_namespace,
-            hasher: Arc::clone(&self.hasher),
-        };
+        let search = self.search(peer, Arc::clone(proc), wanted, spec);
+        let exe = search.exe;
         if let Ok(found) = search.run(Effort::Quick) {
             peer.keep(exe, wanted, found.clone());
             return found;
         }
-        let turn = self.turn_of(peer.uid());
-        let looked = async {
-            let turn = turn.acquire_owned().await;
-            tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                search.run(Effort::Full)
-            })
-            .await
-        };
-        match tokio::time::timeout(TIMEOUT, looked).await {
-            Ok(Ok(Ok(found))) => {
+        let looked = self.in_turn(peer.uid(), move || search.run(Effort::Full));
+        match looked.await {
+            Some(Ok(found)) => {
                 peer.keep(exe, wanted, found.clone());
                 found
             }
-            Ok(Ok(Err(reason))) => {
+            Some(Err(reason)) => {
                 tracing::warn!(pid = peer.pid(), uid = peer.uid(), %reason, "the program cannot be told");
                 Vec::new()
             }
-            _ => {
+            None => {
                 let seconds = TIMEOUT.as_secs();
                 tracing::warn!(
                     pid = peer.pid(),
@@ -132,6 +139,25 @@ impl WorkloadAttestor {
                 Vec::new()
             }
         }
+    }
+
+    /// Does something beside the threads that serve, for a limited time, and one thing at a time for
+    /// each user: the file system that a program lies on is its owner's choice, and may never answer.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        uid: u32,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let turn = self.turn_of(uid);
+        let done = async {
+            let turn = turn.acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                work()
+            })
+            .await
+        };
+        tokio::time::timeout(TIMEOUT, done).await.ok()?.ok()
     }
 
     fn turn_of(&self, uid: u32) -> Arc<Semaphore> {
@@ -148,8 +174,8 @@ impl WorkloadAttestor {
     async fn observe(
         &self,
         peer: &Peer,
-        entries: &EntrySet,
         spec: UnixSpec,
+        ask: impl FnOnce(&SelectorSet) -> Asked,
     ) -> Result<SelectorSet, PeerError> {
         if peer.is_refused() {
             return Err(PeerError::Refused);
@@ -157,7 +183,7 @@ impl WorkloadAttestor {
         let told: SelectorSet = unix::cheap(peer, &self.names.borrow())
             .into_iter()
             .collect();
-        let asked = Asked::of(entries.asked(&told));
+        let asked = ask(&told);
         let mut found = told.with(self.names_of(peer, asked).await);
         let proc = peer.verify()?;
         if asked.program.is_something() && spec.discover_path {

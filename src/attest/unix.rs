@@ -230,7 +230,11 @@ impl Search {
 }
 
 /// What lies at a path that somebody else chose; nothing if it cannot be reached without links.
-fn inode_at(path: &Path, effort: Effort) -> io::Result<Option<(u64, u64)>> {
+///
+/// # Errors
+///
+/// Those of `openat2` and `statx`; [`io::ErrorKind::WouldBlock`] where a quick look does not do.
+pub fn inode_at(path: &Path, effort: Effort) -> io::Result<Option<(u64, u64)>> {
     let mut resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     if effort == Effort::Quick {
         resolve |= ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::put_secret;
 use super::token::{IdentityArgs, Request, claim, expiry, show_time};
-use super::{Exit, Failure, Outcome, explain, parse_audience, runtime, say};
+use super::{Exit, Failure, Outcome, causes, parse_audience, runtime, say};
 use crate::clock::{Clock, SystemClock, unix_seconds};
 use crate::duration::show_duration;
 use crate::pb::Jwtsvid;
@@ -232,7 +232,7 @@ fn google_failure(failure: &Failure) -> Value {
         Exit::Usage => "USAGE",
         _ => "FAILED",
     };
-    let message = explain(&failure.reason);
+    let message = causes(&failure.reason);
     json!({ "version": 1, "success": false, "code": code, "message": message })
 }
 

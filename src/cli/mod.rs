@@ -4,6 +4,7 @@ mod check_webroot;
 mod dev;
 mod entry;
 mod exec;
+mod explain;
 mod fetch_bundle;
 mod fetch_jwt;
 mod files;
@@ -85,7 +86,7 @@ impl Failure {
 impl Failure {
     /// The same failure, and what to do about it.
     fn with_help(self, help: &str) -> Self {
-        let reason = anyhow::anyhow!("{}; {help}", explain(&self.reason));
+        let reason = anyhow::anyhow!("{}; {help}", causes(&self.reason));
         Self { reason, ..self }
     }
 
@@ -133,6 +134,7 @@ enum Command {
     Exec(exec::ExecArgs),
     ValidateJwt(validate_jwt::ValidateJwtArgs),
     FetchBundle(fetch_bundle::FetchBundleArgs),
+    Explain(explain::ExplainArgs),
     Status(status::StatusArgs),
     Health(status::HealthArgs),
     Reload(status::ReloadArgs),
@@ -254,6 +256,7 @@ pub fn main() -> Exit {
         Command::Exec(args) => exec::exec(&args),
         Command::ValidateJwt(args) => validate_jwt::validate_jwt(&args),
         Command::FetchBundle(args) => fetch_bundle::fetch_bundle(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Status(args) => status::status(&args),
         Command::Health(args) => status::health(&args),
         Command::Reload(args) => status::reload(&args),
@@ -263,14 +266,14 @@ pub fn main() -> Exit {
     };
     outcome.unwrap_or_else(|failure| {
         if !failure.is_closed_pipe() {
-            complain(format_args!("agent: {}", explain(&failure.reason)));
+            complain(format_args!("agent: {}", causes(&failure.reason)));
         }
         failure.exit
     })
 }
 
 /// An error and its causes, each told once: many messages name their cause already.
-fn explain(error: &anyhow::Error) -> String {
+fn causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !text.contains(&cause) {

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{Exit, Failure, SocketArgs, complain, explain};
+use super::{Exit, Failure, SocketArgs, causes, complain};
 use crate::clock::{Clock, SystemClock, from_unix_seconds};
 use crate::jose::jws::Unverified;
 use crate::mirror::retry_after;
@@ -122,7 +122,7 @@ fn is_passing(failure: &Failure) -> bool {
 }
 
 async fn pause(failure: &Failure, life: Duration, failures: &mut u32) {
-    let reason = explain(&failure.reason);
+    let reason = causes(&failure.reason);
     complain(format_args!("agent: {reason}; trying again"));
     sleep(retry_after(life, *failures)).await;
     *failures = failures.saturating_add(1);

@@ -111,13 +111,10 @@ impl EntrySet {
         placed.map(|placed| &placed.entry)
     }
 
-    /// For tests: every entry in order, which takes a time that does depend on how many there are.
-    #[cfg(test)]
-    pub fn in_order(&self) -> Vec<Arc<Entry>> {
-        let mut all: Vec<_> = self.by_id.values().flatten().collect();
-        all.sort_unstable_by_key(|placed| placed.place);
-        let entries = all.into_iter().map(|placed| &placed.entry);
-        entries.cloned().collect()
+    /// Every entry, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (Place, &Arc<Entry>)> {
+        let all = self.by_id.values().flatten();
+        all.map(|placed| (placed.place, &placed.entry))
     }
 
     /// Counts what an entry asks for.

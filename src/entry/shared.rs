@@ -61,7 +61,6 @@ impl<K: Eq + Hash + Clone, V: Clone + Default> Shared<K, V> {
     }
 
     /// Everything there is, in no order.
-    #[cfg(test)]
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.parts.iter().flat_map(|part| part.values())
     }

@@ -73,10 +73,10 @@ fn create(registry: &Registry, wish: Wish) -> Result<Made, RegistryError> {
 
 fn ids(registry: &Registry) -> Vec<String> {
     let now = registry.subscribe().borrow().clone();
-    now.entries
-        .in_order()
-        .iter()
-        .map(|entry| entry.id.to_string())
+    let mut all: Vec<_> = now.entries.iter().collect();
+    all.sort_unstable_by_key(|(place, _)| *place);
+    all.into_iter()
+        .map(|(_, entry)| entry.id.to_string())
         .collect()
 }
 

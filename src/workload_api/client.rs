@@ -15,6 +15,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::SECURITY_HEADER;
+use crate::pb::explain::v1::explain_client::ExplainClient;
+use crate::pb::explain::v1::{ExplainCallerRequest, Explanation};
 use crate::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use crate::pb::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, ValidateJwtsvidRequest,
@@ -134,7 +136,11 @@ impl WorkloadClient {
             spiffe_id: spiffe_id.unwrap_or_default().to_owned(),
         };
         let reply = self
-            .call(async |mut stub: Stub| stub.fetch_jwtsvid(with_header(request.clone())).await)
+            .call(async |channel: Channel| {
+                Stub::new(channel)
+                    .fetch_jwtsvid(with_header(request.clone()))
+                    .await
+            })
             .await?;
         let svids = reply.into_inner().svids;
         if svids.is_empty() {
@@ -158,7 +164,11 @@ impl WorkloadClient {
             svid: token.to_owned(),
         };
         let reply = self
-            .call(async |mut stub: Stub| stub.validate_jwtsvid(with_header(request.clone())).await)
+            .call(async |channel: Channel| {
+                Stub::new(channel)
+                    .validate_jwtsvid(with_header(request.clone()))
+                    .await
+            })
             .await?
             .into_inner();
         let claims = reply.claims.map(to_json).unwrap_or_default();
@@ -172,12 +182,28 @@ impl WorkloadClient {
     /// Why there are none.
     pub async fn bundles(&self) -> Result<Bundles, ClientError> {
         let reply = self
-            .call(async |mut stub: Stub| {
-                stub.fetch_jwt_bundles(with_header(JwtBundlesRequest {}))
+            .call(async |channel: Channel| {
+                Stub::new(channel)
+                    .fetch_jwt_bundles(with_header(JwtBundlesRequest {}))
                     .await
             })
             .await?;
         Ok(Bundles(reply.into_inner()))
+    }
+
+    /// What this process is told of itself.
+    ///
+    /// # Errors
+    ///
+    /// Why it is told nothing.
+    pub async fn explain(&self, request: ExplainCallerRequest) -> Result<Explanation, ClientError> {
+        let reply = self
+            .call(async |channel: Channel| {
+                let mut stub = ExplainClient::new(channel);
+                stub.explain_caller(with_header(request.clone())).await
+            })
+            .await?;
+        Ok(reply.into_inner())
     }
 
     /// What an error status means. One that our own side made, of broken frames or a lost connection,
@@ -190,7 +216,7 @@ impl WorkloadClient {
     }
 
     /// Connects and calls, again and again while that may help and there is time.
-    async fn call<T, F>(&self, call: impl Fn(Stub) -> F) -> Result<T, ClientError>
+    async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -199,8 +225,7 @@ impl WorkloadClient {
         let mut last: Option<ClientError> = None;
         loop {
             let attempt = async {
-                let stub = Stub::new(channel(&self.socket, &ADVICE).await?);
-                let reply = call(stub).await;
+                let reply = call(channel(&self.socket, &ADVICE).await?).await;
                 reply.map_err(|status| self.judge(status))
             };
             let result = timeout_at(deadline, attempt)

@@ -1,6 +1,7 @@
 //! The SPIFFE Workload API on its Unix socket.
 
 pub mod client;
+mod explain;
 mod service;
 mod streams;
 
@@ -17,6 +18,7 @@ use tonic::{Request, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+pub use self::explain::show as show_explanation;
 pub use self::service::{Parts, Policy, WorkloadApi};
 pub use self::streams::OpenStreams;
 use crate::conn::Conn;
@@ -24,6 +26,7 @@ use crate::conn::accept::Incoming;
 use crate::issue::IssueError;
 use crate::limits::Limits;
 use crate::metrics::Rpc;
+use crate::pb::explain::v1::explain_server::ExplainServer;
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use crate::peer::Peer;
 
@@ -76,6 +79,7 @@ pub async fn serve(
     grace: Duration,
 ) -> Result<(), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
+    let explain = ExplainServer::new(api.clone()).max_decoding_message_size(limits.request_bytes);
     let service = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(limits.request_bytes);
     let most = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
     let mut server = tonic::transport::Server::builder()
@@ -93,6 +97,7 @@ pub async fn serve(
     }
     let server = server
         .add_service(InterceptedService::new(service, check_header))
+        .add_service(InterceptedService::new(explain, check_header))
         // Health and reflection are open to all, as in SPIRE: they name no identity.
         .add_service(health_service)
         .add_service(reflection().build_v1()?)

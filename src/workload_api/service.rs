@@ -53,7 +53,7 @@ pub struct Policy {
 /// What the service works with.
 pub struct Parts {
     /// Tells callers.
-    pub attestor: WorkloadAttestor,
+    pub attestor: Arc<WorkloadAttestor>,
     /// Entries and what goes with them.
     pub registry: watch::Receiver<Arc<Snapshot>>,
     /// Published keys.
@@ -87,11 +87,16 @@ impl WorkloadApi {
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
     }
+
+    /// What it works with.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl Parts {
     /// Sees a call to its end and counts how it went. A panic is the end of this call alone.
-    async fn counted<T>(
+    pub(super) async fn counted<T>(
         &self,
         rpc: Rpc,
         call: impl Future<Output = Result<T, Refusal>>,
@@ -118,7 +123,7 @@ impl Parts {
     }
 
     /// Counts a call of a user whose process is known by now.
-    fn count_call(&self, peer: &Peer, rpc: Rpc) -> Result<(), Refusal> {
+    pub(super) fn count_call(&self, peer: &Peer, rpc: Rpc) -> Result<(), Refusal> {
         let per_second = self.limits.borrow().calls_per_second_per_uid;
         let may = self.calls.take(peer.uid(), per_second);
         may.then_some(()).ok_or(Refusal::TooMany(rpc))
@@ -230,7 +235,7 @@ impl Parts {
 }
 
 /// Empty strings are dropped, as some clients send one where the application gave none.
-fn parse_audiences(texts: &[String], limits: &Limits) -> Result<Vec<Audience>, Refusal> {
+pub(super) fn parse_audiences(texts: &[String], limits: &Limits) -> Result<Vec<Audience>, Refusal> {
     let texts: Vec<_> = texts.iter().filter(|text| !text.is_empty()).collect();
     let refuse = |reason: String| Err(Refusal::Request(reason));
     let (most, longest) = (limits.audiences, limits.audience_bytes);
@@ -268,7 +273,7 @@ pub fn fuzz_request(bytes: &[u8]) {
     let _ = ValidateJwtsvidRequest::decode(bytes);
 }
 
-fn parse_requested_id(text: &str) -> Result<Option<SpiffeId>, Refusal> {
+pub(super) fn parse_requested_id(text: &str) -> Result<Option<SpiffeId>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -277,7 +282,7 @@ fn parse_requested_id(text: &str) -> Result<Option<SpiffeId>, Refusal> {
 }
 
 /// Who made the connection that a request came over.
-fn peer_of<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
+pub(super) fn peer_of<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
     let peer = request.extensions().get::<Arc<Peer>>().cloned();
     peer.ok_or_else(|| Refusal::Attestation.into())
 }

@@ -1,0 +1,253 @@
+//! An explanation, as it is printed.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::given;
+use crate::pb::explain::v1::{Explanation, Identity, Missing, NearMiss, Withheld};
+
+/// Columns that a terminal has at the least.
+const WIDTH: usize = 80;
+/// Where the second column begins, if the first leaves room.
+const SECOND: usize = 38;
+
+/// An explanation for people; `own` is about the command itself.
+pub fn to_text(explained: &Explanation, own: bool) -> String {
+    let mut text = String::new();
+    let who = if own { "this process" } else { "process" };
+    let program = match explained.program.as_str() {
+        "" => String::new(),
+        path => format!(", runs {}", plain(path)),
+    };
+    let Explanation { pid, uid, .. } = explained;
+    if explained.unattested.is_empty() {
+        paragraph(&mut text, "", &format!("{who} {pid} of uid {uid}{program}"));
+    } else {
+        paragraph(&mut text, "", &format!("process {pid}"));
+    }
+    paragraph(&mut text, "", &verdict(explained));
+    if own {
+        text.push('\n');
+        let about = "This is about the command itself: its program is agent. Root can ask about \
+                     another process with --pid.";
+        paragraph(&mut text, "", about);
+    }
+    if let Some(advice) = advice(explained) {
+        text.push_str("\nwhat is missing\n");
+        paragraph(&mut text, "  ", &advice);
+    }
+    if !explained.identities.is_empty() {
+        text.push_str("\nidentities\n");
+        for identity in &explained.identities {
+            identity_text(&mut text, identity);
+        }
+    }
+    if !explained.nearest.is_empty() {
+        text.push_str("\nnearest entries that do not match\n");
+        for miss in &explained.nearest {
+            miss_text(&mut text, miss);
+        }
+    }
+    if !explained.selectors.is_empty() {
+        text.push_str("\nselectors, and where they were read\n");
+        for fact in &explained.selectors {
+            let source = fact.source.replace("PID", &pid.to_string());
+            row(&mut text, &fact.selector, &source);
+        }
+    }
+    if !explained.unknown.is_empty() {
+        text.push_str("\nnot known\n");
+        for unknown in &explained.unknown {
+            paragraph(
+                &mut text,
+                "  ",
+                &format!("{}: {}", unknown.name, unknown.reason),
+            );
+        }
+    }
+    text
+}
+
+/// What it gets, in a line.
+fn verdict(explained: &Explanation) -> String {
+    if !explained.unattested.is_empty() {
+        return format!("gets nothing: {}", explained.unattested);
+    }
+    let ids: Vec<_> = given(explained).map(|one| one.spiffe_id.as_str()).collect();
+    if !ids.is_empty() {
+        return format!("gets {}", ids.join(", "));
+    }
+    match explained.identities.as_slice() {
+        [] => "gets nothing: no entry matches it".to_owned(),
+        [only] => format!(
+            "gets nothing: it has {}, but {}",
+            only.spiffe_id, only.reason
+        ),
+        _ => "gets nothing: none of its identities is one for this question".to_owned(),
+    }
+}
+
+/// What it lacks for the nearest entry, where it does not get what was asked for. An audience that is
+/// not allowed has been told, and is nothing that it lacks.
+fn advice(explained: &Explanation) -> Option<String> {
+    let told = |one: &Identity| matches!(one.withheld(), Withheld::Not | Withheld::Audience);
+    if explained.identities.iter().any(told) {
+        return None;
+    }
+    let nearest = explained.nearest.first()?;
+    Some(advice_on(nearest, explained))
+}
+
+fn advice_on(miss: &NearMiss, explained: &Explanation) -> String {
+    let NearMiss { entry, .. } = miss;
+    if !miss.incomplete.is_empty() {
+        return format!("entry {entry} matches, but {}", miss.incomplete);
+    }
+    let wants: Vec<_> = miss.lacks.iter().map(|one| plain(&one.selector)).collect();
+    let has: Vec<_> = miss
+        .lacks
+        .iter()
+        .map(|one| has_instead(one, explained))
+        .collect();
+    let wants = wants.join(" and ");
+    format!(
+        "the process has {}; entry {entry} wants {wants}",
+        has.join(" and ")
+    )
+}
+
+/// What it has where an entry wants another selector.
+fn has_instead(missing: &Missing, explained: &Explanation) -> String {
+    let name = name(&missing.selector);
+    let unknown = explained
+        .unknown
+        .iter()
+        .find(|unknown| unknown.name == name);
+    match (missing.instead.as_slice(), unknown) {
+        ([], Some(unknown)) => format!("no {name} ({})", unknown.reason),
+        ([], None) => format!("no {name}"),
+        (instead, _) => {
+            let instead: Vec<_> = instead.iter().map(|one| plain(one)).collect();
+            instead.join(", ")
+        }
+    }
+}
+
+/// Type and name of a selector.
+fn name(selector: &str) -> &str {
+    let second = selector.match_indices(':').nth(1);
+    let end = second.map_or(selector.len(), |(at, _)| at);
+    selector.get(..end).unwrap_or_default()
+}
+
+fn identity_text(text: &mut String, identity: &Identity) {
+    let Identity {
+        entry, spiffe_id, ..
+    } = identity;
+    let audiences = match (identity.limit_audiences, identity.audiences.as_slice()) {
+        (false, _) => String::new(),
+        (true, audiences) => format!(", for {}", plain(&audiences.join(", "))),
+    };
+    let hint = match identity.hint.as_str() {
+        "" => String::new(),
+        hint => format!(", hint {hint:?}"),
+    };
+    row(text, spiffe_id, &format!("entry {entry}{audiences}{hint}"));
+    if !identity.reason.is_empty() {
+        paragraph(text, "    ", &format!("not given: {}", identity.reason));
+    }
+}
+
+fn miss_text(text: &mut String, miss: &NearMiss) {
+    row(text, &miss.entry, &miss.spiffe_id);
+    for had in &miss.has {
+        let _ = writeln!(text, "    has    {}", plain(had));
+    }
+    for missing in &miss.lacks {
+        let _ = writeln!(text, "    lacks  {}", plain(&missing.selector));
+    }
+    if !miss.incomplete.is_empty() {
+        paragraph(text, "    ", &format!("matches, but {}", miss.incomplete));
+    }
+}
+
+/// Two columns, or two lines where the first column is too long.
+fn row(text: &mut String, first: &str, second: &str) {
+    let first = plain(first);
+    if first.chars().count() + 2 < SECOND && SECOND + second.chars().count() <= WIDTH {
+        let _ = writeln!(text, "  {first:<width$}{second}", width = SECOND - 2);
+    } else {
+        let _ = writeln!(text, "  {first}");
+        paragraph(text, "      ", second);
+    }
+}
+
+/// Lines of at most [`WIDTH`] columns, where words allow it; all but the first are indented further.
+fn paragraph(text: &mut String, indent: &str, words: &str) {
+    let mut line = indent.to_owned();
+    let mut is_empty = true;
+    for word in words.split(' ') {
+        let longer = line.chars().count() + 1 + word.chars().count();
+        if !is_empty && longer > WIDTH {
+            let _ = writeln!(text, "{line}");
+            line = format!("{indent}  ");
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    let _ = writeln!(text, "{line}");
+}
+
+/// A text that somebody else chose, so that it moves no cursor.
+fn plain(text: &str) -> String {
+    let show = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(show).collect()
+}
+
+/// An explanation for programs. Its members are always there.
+pub fn to_json(explained: &Explanation) -> Value {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let selectors = explained.selectors.iter();
+    let selectors = selectors.map(|fact| json!({"selector": fact.selector, "source": fact.source}));
+    let unknown = explained.unknown.iter();
+    let unknown = unknown.map(|unknown| json!({"name": unknown.name, "reason": unknown.reason}));
+    let identities = explained.identities.iter().map(|identity| {
+        json!({
+            "entry": identity.entry,
+            "spiffe_id": identity.spiffe_id,
+            "hint": identity.hint,
+            "audiences": identity.limit_audiences.then_some(&identity.audiences),
+            "withheld": text(&identity.reason),
+        })
+    });
+    let lacks =
+        |missing: &Missing| json!({"selector": missing.selector, "instead": missing.instead});
+    let nearest = explained.nearest.iter().map(|miss| {
+        json!({
+            "entry": miss.entry,
+            "spiffe_id": miss.spiffe_id,
+            "has": miss.has,
+            "lacks": miss.lacks.iter().map(lacks).collect::<Vec<_>>(),
+            "incomplete": text(&miss.incomplete),
+        })
+    });
+    let gets: Vec<_> = given(explained).map(|one| &one.spiffe_id).collect();
+    json!({
+        "pid": explained.pid,
+        "uid": explained.uid,
+        "gid": explained.gid,
+        "program": text(&explained.program),
+        "unattested": text(&explained.unattested),
+        "gets": gets,
+        "missing": advice(explained),
+        "selectors": selectors.collect::<Vec<_>>(),
+        "unknown": unknown.collect::<Vec<_>>(),
+        "identities": identities.collect::<Vec<_>>(),
+        "nearest": nearest.collect::<Vec<_>>(),
+    })
+}

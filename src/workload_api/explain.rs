@@ -1,0 +1,135 @@
+//! What a caller is told of itself, beside the Workload API.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::Refusal;
+use super::service::{Parts, WorkloadApi, parse_audiences, parse_requested_id, peer_of};
+use crate::attest::examine::Origin;
+use crate::entry::NearMiss;
+use crate::explain::{self, Question, explain};
+use crate::metrics::Rpc;
+use crate::pb::explain::v1::explain_server::Explain;
+use crate::pb::explain::v1::{
+    ExplainCallerRequest, Explanation, Fact, Identity, Missing, NearMiss as ShownMiss, Unknown,
+    Withheld,
+};
+use crate::peer::Peer;
+use crate::selector::{Selector, SelectorSet};
+
+#[tonic::async_trait]
+impl Explain for WorkloadApi {
+    async fn explain_caller(
+        &self,
+        request: Request<ExplainCallerRequest>,
+    ) -> Result<Response<Explanation>, Status> {
+        let peer = peer_of(&request)?;
+        let parts = self.parts();
+        let call = parts.explain(&peer, request.into_inner());
+        let reply = parts.counted(Rpc::ExplainCaller, call).await?;
+        Ok(Response::new(reply))
+    }
+}
+
+impl Parts {
+    async fn explain(
+        &self,
+        peer: &Peer,
+        request: ExplainCallerRequest,
+    ) -> Result<Explanation, Refusal> {
+        let limits = *self.limits.borrow();
+        let audiences = match request.audience.as_slice() {
+            [] => Vec::new(),
+            texts => parse_audiences(texts, &limits)?,
+        };
+        let question = Question {
+            audiences,
+            only: parse_requested_id(&request.spiffe_id)?,
+            nearest: 0,
+        };
+        let now = Arc::clone(&self.registry.borrow());
+        let (origin, entries) = (Origin::Connection, now.entries.clone());
+        let explained = explain(&self.attestor, peer, origin, entries, now.unix, question).await;
+        let explained = explained.map_err(|error| {
+            self.audit.unattested(peer, &error);
+            Refusal::Attestation
+        })?;
+        self.count_call(peer, Rpc::ExplainCaller)?;
+        Ok(show(peer, explained))
+    }
+}
+
+/// An explanation as it goes over a socket.
+pub fn show(peer: &Peer, explained: explain::Explanation) -> Explanation {
+    let found: SelectorSet = explained
+        .selectors
+        .iter()
+        .map(|(one, _)| one.clone())
+        .collect();
+    let facts = explained.selectors.iter().map(|(selector, source)| Fact {
+        selector: selector.to_string(),
+        source: (*source).to_owned(),
+    });
+    let unknown = explained.unknown.into_iter().map(|doubt| Unknown {
+        name: doubt.name.to_owned(),
+        reason: doubt.reason,
+    });
+    let identities = explained.identities.into_iter().map(|(granted, withheld)| {
+        let audiences = granted.entry.audiences.iter().flatten();
+        Identity {
+            entry: granted.entry.id.to_string(),
+            spiffe_id: granted.identity.spiffe_id.to_string(),
+            hint: granted.entry.hint.clone(),
+            limit_audiences: granted.entry.audiences.is_some(),
+            audiences: audiences.map(|one| one.as_str().to_owned()).collect(),
+            reason: withheld
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            withheld: match withheld {
+                None => Withheld::Not,
+                Some(explain::Withheld::Identity) => Withheld::Identity,
+                Some(explain::Withheld::Audience(_)) => Withheld::Audience,
+                Some(explain::Withheld::Repeated(_)) => Withheld::Repeated,
+            }
+            .into(),
+        }
+    });
+    Explanation {
+        pid: peer.pid(),
+        uid: peer.uid(),
+        gid: peer.gid(),
+        program: explained.program.unwrap_or_default(),
+        unattested: String::new(),
+        selectors: facts.collect(),
+        unknown: unknown.collect(),
+        identities: identities.collect(),
+        nearest: explained
+            .nearest
+            .iter()
+            .map(|miss| show_miss(miss, &found))
+            .collect(),
+    }
+}
+
+fn show_miss(miss: &NearMiss, found: &SelectorSet) -> ShownMiss {
+    let lacks = miss.lacks.iter().map(|selector| {
+        let same = found.iter().filter(|had| had.name() == selector.name());
+        Missing {
+            selector: selector.to_string(),
+            instead: same.map(Selector::to_string).collect(),
+        }
+    });
+    ShownMiss {
+        entry: miss.entry.id.to_string(),
+        spiffe_id: miss.entry.grants.written_id().to_string(),
+        has: miss.has.iter().map(Selector::to_string).collect(),
+        lacks: lacks.collect(),
+        incomplete: miss
+            .incomplete
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+    }
+}
