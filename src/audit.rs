@@ -12,7 +12,7 @@ use crate::entry::{Audience, Entry};
 use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerError};
 use crate::quiet::Quiet;
-use crate::selector::SelectorSet;
+use crate::selector::{Selector, SelectorSet};
 use crate::svid::{AudienceClaim, JwtSvid, Sub};
 
 /// The target of the events.
@@ -61,6 +61,32 @@ impl Call {
     }
 }
 
+/// A refusal that is told in the log.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    /// Why.
+    pub reason: &'static str,
+    /// The audiences that were asked for.
+    pub audience: &'a [String],
+    /// The identity that was asked for; may be empty.
+    pub spiffe_id: &'a str,
+    /// The entry that the caller missed by the least, if that was found out.
+    pub nearest: Option<Nearest>,
+    /// How many times the like was not told before.
+    pub suppressed: u64,
+}
+
+/// An entry that a caller missed.
+#[derive(Debug)]
+pub struct Nearest {
+    /// Its id.
+    pub entry: Arc<str>,
+    /// The selectors that the caller lacks.
+    pub lacks: Vec<Selector>,
+    /// What else there is to say, without a selector.
+    pub note: Option<String>,
+}
+
 /// Keeps the record.
 #[derive(Debug)]
 pub struct Audit {
@@ -105,7 +131,7 @@ impl Audit {
             pid = peer.pid(),
             uid = peer.uid(),
             gid = peer.gid(),
-            selectors = ?self.shown(found),
+            selectors = ?self.shown(found.iter()),
             entry = %entry.id,
             spiffe_id = %svid.sub,
             audience = ?texts(audience),
@@ -140,32 +166,37 @@ impl Audit {
         );
     }
 
-    /// A caller with these selectors got nothing.
-    pub fn refused(
-        &self,
-        peer: &Peer,
-        found: &SelectorSet,
-        reason: &'static str,
-        audience: &[String],
-        spiffe_id: &str,
-    ) {
-        if let Some(suppressed) = self.refusals.may_say((peer.uid(), reason)) {
-            tracing::info!(
-                target: TARGET,
-                event = "refused",
-                pid = peer.pid(),
-                uid = peer.uid(),
-                gid = peer.gid(),
-                selectors = ?self.shown(found),
-                reason,
-                audience = ?audience,
-                requested = ?spiffe_id,
-                suppressed,
-                "caller refused"
-            );
-        }
+    /// A caller got nothing for this reason. It is told in the log once a second for each user: if now,
+    /// by [`Audit::tell_refused`] with how many times it was not told before.
+    pub fn refused(&self, peer: &Peer, reason: &'static str) -> Option<u64> {
         self.metrics.refused(reason);
         self.remember(peer, Outcome::Refused(reason.into()));
+        self.refusals.may_say((peer.uid(), reason))
+    }
+
+    /// Tells of a refusal in the log, and which entry would have been the nearest.
+    pub fn tell_refused(&self, peer: &Peer, found: &SelectorSet, refused: &Refused<'_>) {
+        let nearest = refused.nearest.as_ref();
+        let lacks = nearest.map(|near| self.shown(near.lacks.iter()));
+        let all = nearest.map_or(0, |near| near.lacks.len());
+        let hidden = lacks.as_ref().map(|shown| all - shown.len());
+        tracing::info!(
+            target: TARGET,
+            event = "refused",
+            pid = peer.pid(),
+            uid = peer.uid(),
+            gid = peer.gid(),
+            selectors = ?self.shown(found.iter()),
+            reason = refused.reason,
+            audience = ?refused.audience,
+            requested = ?refused.spiffe_id,
+            nearest = nearest.map(|near| &*near.entry),
+            lacks = lacks.map(tracing::field::debug),
+            hidden,
+            note = nearest.and_then(|near| near.note.as_deref()),
+            suppressed = refused.suppressed,
+            "caller refused"
+        );
     }
 
     /// A caller could not be told, or is no longer the process that connected.
@@ -187,13 +218,14 @@ impl Audit {
         self.remember(peer, Outcome::Refused(error.to_string().into()));
     }
 
-    fn shown(&self, found: &SelectorSet) -> Vec<String> {
+    /// Of some selectors those that may be told.
+    fn shown<'a>(&self, selectors: impl Iterator<Item = &'a Selector>) -> Vec<String> {
         let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
         if shown.is_empty() {
             return Vec::new();
         }
         let may = |text: &String| shown.iter().any(|beginning| text.starts_with(beginning));
-        found.iter().map(ToString::to_string).filter(may).collect()
+        selectors.map(ToString::to_string).filter(may).collect()
     }
 
     /// The last callers, the newest first.
@@ -231,9 +263,9 @@ mod tests {
         let audit = Audit::new(Arc::new(Metrics::new()), Arc::new(FakeClock::at(1)));
         let texts = ["unix:uid:1", "unix:user:a", "unix:path:/x"];
         let found: SelectorSet = texts.iter().map(|text| text.parse().unwrap()).collect();
-        assert!(audit.shown(&found).is_empty());
+        assert!(audit.shown(found.iter()).is_empty());
         audit.show_selectors(vec!["unix:u".to_owned()]);
-        assert_eq!(audit.shown(&found), ["unix:uid:1", "unix:user:a"]);
+        assert_eq!(audit.shown(found.iter()), ["unix:uid:1", "unix:user:a"]);
     }
 
     #[test]

@@ -296,6 +296,104 @@ fn a_caller_is_told_of_itself_and_nothing_of_entries_that_are_not_its_own() {
     assert!(text(&output.stderr).contains("only root and the user of the agent"));
 }
 
+/// The last refusal in the log of an agent, after a call of this user with this program.
+fn refusal(agent: &Agent, sandbox: &Sandbox, uid: u32, audience: &str) -> String {
+    let before = agent.log().matches("caller refused").count();
+    // The like is told once a second.
+    eventually("a refusal is logged", || {
+        let output = sandbox.run_as(uid, &["fetch-jwt", "--audience", audience]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(text(&output.stderr).contains("no identity issued"));
+        let log = agent.log();
+        let refusals: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("caller refused"))
+            .collect();
+        (refusals.len() > before).then(|| refusals.last().unwrap().to_string())
+    })
+}
+
+#[test]
+fn the_log_of_a_refusal_names_the_nearest_entry_and_of_selectors_only_what_may_be_told() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let (sandbox, agent, _program) = billing();
+    let line = refusal(&agent, &sandbox, OTHER, "vault");
+    assert!(
+        line.contains("nearest=\"billing\" lacks=[] hidden=1"),
+        "{line}"
+    );
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    let shown = config.replacen(
+        "agent {\n",
+        "agent {\n  log_selectors = [\"unix:uid\"]\n",
+        1,
+    );
+    fs::write(sandbox.config(), shown + &common::entry("open", 1)).unwrap();
+    assert!(sandbox.run(&["reload"]).status.success());
+    let line = refusal(&agent, &sandbox, OTHER, "vault");
+    let wanted = "nearest=\"billing\" lacks=[\"unix:uid:1001\"] hidden=0";
+    assert!(line.contains(wanted), "{line}");
+    // The right user with another program: path is not among what may be told.
+    let line = refusal(&agent, &sandbox, BILLING, "vault");
+    assert!(
+        line.contains("nearest=\"billing\" lacks=[] hidden=1"),
+        "{line}"
+    );
+}
+
+#[test]
+fn the_log_of_a_refusal_says_what_else_stands_in_the_way() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let (sandbox, agent, _program) = billing();
+    let client = sandbox.path("client");
+    fs::copy(common::binary(), &client).unwrap();
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    let path = sandbox.path("billing").display().to_string();
+    let config = config.replace(&path, &client.display().to_string());
+    fs::write(sandbox.config(), config).unwrap();
+    assert!(sandbox.run(&["reload"]).status.success());
+    let mut fetch = as_user(BILLING);
+    fetch
+        .arg(&client)
+        .args(["fetch-jwt", "--audience", "aws"])
+        .env("SPIFFE_ENDPOINT_SOCKET", sandbox.socket());
+    assert_eq!(fetch.output().unwrap().status.code(), Some(3));
+    let log = agent.log();
+    assert!(
+        log.contains("nearest=\"billing\" lacks=[] hidden=0 note=\"it does not allow"),
+        "{log}"
+    );
+
+    // A program that goes on while its file is replaced.
+    let out = sandbox.path("out");
+    let mut watch = as_user(BILLING);
+    watch
+        .arg(&client)
+        .args(["fetch-jwt", "--audience", "vault", "--watch"])
+        .env("SPIFFE_ENDPOINT_SOCKET", sandbox.path("later.sock"))
+        .stderr(fs::File::create(&out).unwrap());
+    let watch = Waiting(watch.spawn().unwrap());
+    eventually("the program waits for an agent", || {
+        fs::read_to_string(&out)
+            .unwrap()
+            .contains("trying again")
+            .then_some(())
+    });
+    let new = sandbox.path("new");
+    fs::copy(&client, &new).unwrap();
+    fs::rename(&new, &client).unwrap();
+    std::os::unix::fs::symlink(sandbox.socket(), sandbox.path("later.sock")).unwrap();
+    eventually("the refusal is logged", || {
+        let note = "note=\"the program was replaced or deleted since it started";
+        agent.log().contains(note).then_some(())
+    });
+    drop(watch);
+}
+
 /// The members of an object, and of all in it, without their values.
 fn shape(value: &Value) -> Value {
     match value {

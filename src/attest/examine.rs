@@ -198,3 +198,14 @@ fn why_no_hash(search: &Search, _: &ExeStat) -> String {
         _ => "it could not be told in time".to_owned(),
     }
 }
+
+/// Whether the program of a process was replaced since it started, as far as the kernel has that in
+/// memory.
+pub fn is_replaced(peer: &Peer) -> bool {
+    let (Ok(proc), Exe::File(exe)) = (peer.verify(), peer.exe()) else {
+        return false;
+    };
+    let path = proc.exe_path();
+    let replaced = path.and_then(|path| replaced(&path, &exe, Effort::Quick));
+    matches!(replaced, Ok(Some(_)))
+}

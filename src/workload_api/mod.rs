@@ -2,6 +2,7 @@
 
 pub mod client;
 mod explain;
+mod refuse;
 mod service;
 mod streams;
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::Refusal;
+use super::refuse::Wish;
 use super::streams::{BundleStream, OpenStreams, Replies};
 use crate::attest::WorkloadAttestor;
 use crate::audit::Audit;
@@ -147,14 +148,8 @@ impl Parts {
         let matching = now.entries.matching(&found);
         let granted = identities(&matching, &audiences, only.as_ref());
         if granted.is_empty() {
-            let reason = if matching.is_empty() {
-                "no entry matches the caller"
-            } else {
-                "no matching entry has this identity and allows these audiences"
-            };
-            self.audit
-                .refused(peer, &found, reason, &request.audience, &request.spiffe_id);
-            return Err(Refusal::NoIdentity);
+            let wish = Wish { audiences, only };
+            return Err(self.refuse(peer, &now, found, wish).await);
         }
         let mut svids: Vec<Jwtsvid> = Vec::with_capacity(granted.len());
         for Granted { entry, identity } in granted {
@@ -199,9 +194,7 @@ impl Parts {
         let found = self.attest(peer, &now).await?;
         let entitled = !now.entries.matching(&found).is_empty();
         if !entitled && !self.policy.borrow().allow_unauthenticated_verifiers {
-            self.audit
-                .refused(peer, &found, "no entry matches the caller", &[], "");
-            return Err(Refusal::NoIdentity);
+            return Err(self.refuse(peer, &now, found, Wish::default()).await);
         }
         Ok(trusted)
     }
