@@ -8,7 +8,7 @@ use super::context::Context;
 use super::diagnostic::Diagnostics;
 use super::hcl::Block;
 use super::options::LIMITS;
-use super::{Config, entries, issuers, token_files};
+use super::{Config, entries, issuers, lints, token_files};
 use crate::admin::facts_http::FactsAddress;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
@@ -69,6 +69,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     issuers::choose_bundle_issuer(agent, &mut context);
     entries::build_entries(root, &rules, &mut context);
     entries::refuse_files_without_caller(root, &mut context);
+    lints::lint_entries(root, &mut context);
     let token_files = token_files::build(root, &rules, &mut context);
     Some(Config {
         trust_domain: context.trust_domain,

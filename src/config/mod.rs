@@ -11,6 +11,7 @@ mod entries;
 mod files;
 mod hcl;
 mod issuers;
+mod lints;
 pub mod options;
 mod print;
 mod syntax;

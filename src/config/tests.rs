@@ -239,7 +239,7 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         (
             "[\"unix:uid:1001\"]",
             "[\"unix:uid:1001\", \"unix:path:/x\"]",
-            "warning: unix:path and unix:sha256 are not discovered",
+            "warning: unix:path is not discovered",
         ),
         (
             "entry    = \"billing\"",
@@ -422,4 +422,66 @@ fn the_example_shows_every_option_with_its_default() {
         }
     }
     check(&ROOT, example);
+}
+
+#[test]
+fn a_template_that_can_come_to_the_identity_of_another_entry_is_warned_of() {
+    let with = |id: &str| {
+        let entry =
+            format!("entry \"t\" {{\n  spiffe_id = \"{id}\"\n  selectors = [\"unix:gid:1\"]\n}}\n");
+        complaints("entry \"billing\"", &(entry + "entry \"billing\""))
+    };
+    let told = with("spiffe://example.org/{unix:user}");
+    assert!(
+        told.contains("a caller can come to spiffe://example.org/billing"),
+        "{told}"
+    );
+    assert_eq!(with("spiffe://example.org/user/{unix:user}"), "");
+}
+
+#[test]
+fn hints_that_some_reply_could_not_keep_apart_are_warned_of_once() {
+    let entry = |name: &str, selectors: &str, hint: &str| {
+        format!(
+            "entry \"{name}\" {{\n  spiffe_id = \"spiffe://example.org/{name}\"\n  selectors = [{selectors}]\n  hint = \"{hint}\"\n}}\n"
+        )
+    };
+    let with = |entries: &[String]| {
+        complaints(
+            "entry \"billing\"",
+            &(entries.concat() + "entry \"billing\""),
+        )
+    };
+    let wide = entry("wide", "\"unix:uid:1\"", "x");
+    let narrow = entry("narrow", "\"unix:uid:1\", \"unix:gid:1\"", "x");
+    let told = with(&[wide.clone(), narrow.clone()]);
+    assert!(
+        told.contains("who matches this entry matches \"wide\" too"),
+        "{told}"
+    );
+    assert_eq!(told.matches("both have this hint").count(), 1, "{told}");
+    let same = entry("same", "\"unix:uid:1\"", "x");
+    let told = with(&[wide.clone(), same]);
+    assert_eq!(told.matches("both have this hint").count(), 1, "{told}");
+    let apart = entry("apart", "\"unix:uid:2\"", "x");
+    assert_eq!(with(&[wide, apart]), "");
+}
+
+#[test]
+fn a_path_that_is_reached_over_a_link_is_warned_of_with_the_path_to_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let real = directory.path().canonicalize().unwrap().join("real");
+    std::fs::write(&real, "").unwrap();
+    let link = directory.path().canonicalize().unwrap().join("link");
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let with = |path: &Path| {
+        let on = "attestor \"unix\" {\n  discover_workload_path = true\n}\nissuer \"main\"";
+        let text = GOOD.replacen("issuer \"main\"", on, 1);
+        let selectors = format!("\"unix:uid:1001\", \"unix:path:{}\"", path.display());
+        let (_, report) = parse(&text.replacen("\"unix:uid:1001\"", &selectors, 1)).unwrap();
+        report.to_string()
+    };
+    assert!(with(&link).contains(&format!("write unix:path:{}", real.display())));
+    assert_eq!(with(&real), "");
+    assert_eq!(with(&real.with_file_name("to-be-installed")), "");
 }

@@ -76,7 +76,7 @@ impl EntrySet {
     }
 
     /// The entries whose selectors are all among `found`, in order.
-    fn of<'a>(&'a self, found: &'a SelectorSet) -> Vec<&'a Arc<Entry>> {
+    pub fn within<'a>(&'a self, found: &'a SelectorSet) -> Vec<&'a Arc<Entry>> {
         let mut matching: Vec<_> = self.drawers.of(found).collect();
         matching.sort_unstable_by_key(|placed| placed.place);
         matching.into_iter().map(|placed| &placed.entry).collect()
@@ -85,7 +85,7 @@ impl EntrySet {
     /// What a caller with these selectors is granted, in order. An entry whose identity he cannot
     /// complete does not match him.
     pub fn matching(&self, found: &SelectorSet) -> Vec<Granted> {
-        let granted = self.of(found).into_iter().filter_map(|entry| {
+        let granted = self.within(found).into_iter().filter_map(|entry| {
             let identity = entry.grants.identity(found).ok()?;
             let entry = Arc::clone(entry);
             Some(Granted { entry, identity })

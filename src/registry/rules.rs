@@ -3,6 +3,7 @@
 
 mod faults;
 mod identity;
+mod lints;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,7 +109,6 @@ impl Rules {
     fn selectors(&self, request: &EntryRequest, faults: &mut Faults) -> SelectorSet {
         let field = "selectors";
         let mut selectors = Vec::with_capacity(request.selectors.len());
-        let mut about_program = None;
         for (item, text) in request.selectors.iter().enumerate() {
             let selector: Selector = match text.parse() {
                 Ok(selector) => selector,
@@ -119,33 +119,22 @@ impl Rules {
             };
             if selector.kind() != unix::KIND {
                 let message = format!("no attestor gives {:?} selectors", selector.kind());
-                faults.item(
-                    field,
-                    Some(item),
-                    message,
-                    "there is unix, such as unix:uid:1001",
-                );
+                let help = "there is unix, such as unix:uid:1001";
+                faults.item(field, Some(item), message, help);
                 continue;
             }
-            match unix::check(&selector) {
-                Err(why) => faults.item(field, Some(item), format!("selector {text:?}"), why),
-                Ok(Wanted::Program) => about_program = Some(item),
-                Ok(_) => {}
+            if let Err(why) = unix::check(&selector) {
+                faults.item(field, Some(item), format!("selector {text:?}"), why);
             }
-            selectors.push(selector);
+            selectors.push((item, selector));
         }
-        let set: SelectorSet = selectors.into_iter().collect();
         if request.selectors.is_empty() {
             let help = "an entry without selectors would match everybody";
             faults.add(field, "selectors is empty", help);
         }
-        if about_program.is_some() && !self.unix.discover_path {
-            let help = "write attestor \"unix\" { discover_workload_path = true }";
-            let message = "unix:path and unix:sha256 are not discovered, so this never matches";
-            faults.warn(field, about_program, message, help);
-        }
-        let path_only = !set.is_empty() && set.iter().all(|s| unix::wants(s).is_something());
-        if path_only && !request.allow_path_only {
+        lints::lint(&selectors, self.unix, faults);
+        let set: SelectorSet = selectors.into_iter().map(|(_, one)| one).collect();
+        if !set.is_empty() && set.iter().all(lints::names_nobody) && !request.allow_path_only {
             let help = "any user may run that program: add unix:uid or unix:user, or allow_path_only = true if every user is meant";
             faults.add(field, "the selectors name a program and no user", help);
         }
