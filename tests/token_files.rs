@@ -214,14 +214,17 @@ fn the_files_are_shown_with_holder_audience_and_what_is_wrong() {
     });
     let json = sandbox.run(&["files", "--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    let first = &json["token_files"][0];
-    assert_eq!(first["path"], file.to_str().unwrap());
-    assert_eq!(first["sub"], "spiffe://example.org/billing");
-    assert!(first["next_refresh_in_seconds"].as_u64().unwrap() < 3600);
-    assert!(
-        json["token_files"][1]["error"]
-            .as_str()
-            .unwrap()
-            .contains("/nonexistent")
-    );
+    // In the order of their paths.
+    let files = json["token_files"].as_array().unwrap();
+    let paths: Vec<_> = files
+        .iter()
+        .map(|file| file["path"].as_str().unwrap())
+        .collect();
+    assert!(paths.is_sorted() && paths.len() == 2, "{paths:?}");
+    let of = |wanted: &str| files.iter().find(|shown| shown["path"] == wanted).unwrap();
+    let ours = of(file.to_str().unwrap());
+    assert_eq!(ours["sub"], "spiffe://example.org/billing");
+    assert!(ours["next_refresh_in_seconds"].as_u64().unwrap() < 3600);
+    let error = of("/nonexistent/dir/t")["error"].as_str().unwrap();
+    assert!(error.contains("/nonexistent"), "{error}");
 }
