@@ -221,9 +221,12 @@ impl Mirror {
 
     fn heed(&mut self, news: News) {
         let now = self.clock.since_boot();
+        let is_survey = matches!(news, News::Survey(_));
         let gone = self.places.heed(news, &mut self.files.lock(), now);
         self.forget(gone);
-        self.sort_former();
+        if is_survey {
+            self.sort_former();
+        }
     }
 
     /// Follows the sources: what is as it was goes on, what is new or different is due at once, and

@@ -1,7 +1,7 @@
 //! Which directories there are for blocks with a path parameter, and which are there again for files
 //! that wait for theirs: sets surveys going, and turns what is heard into files.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub struct Places {
     surveys: JoinSet<Survey>,
     /// Until when events wait for them.
     patience: Instant,
+    /// The blocks as they were last adopted.
+    followed: HashMap<Arc<Path>, Arc<TokenFileSpec>>,
     /// Blocks whose directories have been seen, or seen not to be there.
     known: HashSet<Arc<Path>>,
     /// When what no event tells of is looked at again.
@@ -59,22 +61,31 @@ impl Places {
             under_way: BTreeSet::new(),
             surveys: JoinSet::new(),
             patience: Instant::now(),
+            followed: HashMap::new(),
             known: HashSet::new(),
             look_at: Instant::now() + LOOK_EVERY,
             refusals: Quiet::default(),
         }
     }
 
-    /// Follows the blocks: those with a parameter are surveyed, those that are gone are forgotten.
+    /// Follows the blocks: those that are new or different are surveyed, those that are gone are
+    /// forgotten.
     pub fn adopt(&mut self, table: &Table) {
-        let blocks = || table.blocks().map(|(path, block)| (path, &block.plan.spec));
-        let all: HashSet<&Path> = blocks().map(|(path, _)| path.as_path()).collect();
-        self.known.retain(|block| all.contains(&**block));
+        self.known.retain(|block| table.block(block).is_some());
+        self.followed
+            .retain(|block, _| table.block(block).is_some());
         if let Some(watcher) = &mut self.watcher {
-            watcher.keep(|block| all.contains(block));
+            watcher.keep(|block| table.block(block).is_some());
         }
-        let surveyed = blocks().map(|(path, _)| Arc::from(path.as_path()));
-        self.wanted.extend(surveyed);
+        for (path, block) in table.blocks() {
+            let spec = &block.plan.spec;
+            let followed = self.followed.get(path.as_path());
+            if !followed.is_some_and(|followed| Arc::ptr_eq(followed, spec)) {
+                let path: Arc<Path> = path.as_path().into();
+                self.followed.insert(Arc::clone(&path), Arc::clone(spec));
+                self.wanted.insert(path);
+            }
+        }
     }
 
     /// A file could not be written: where its directory is missing, it is waited for.
@@ -192,7 +203,7 @@ impl Places {
             }
             Notice::Lost => {
                 tracing::info!("the kernel has lost events: all directories are looked at again");
-                self.adopt(table);
+                self.wanted.extend(self.followed.keys().cloned());
             }
         }
     }

@@ -172,13 +172,10 @@ impl Writers {
 
     /// Removes one, if it is still one that was written; whether nothing is left to do.
     fn is_removed(&self, file: &Lying) -> bool {
-        let removed = match self.remove(file) {
-            // With its directory, the file is gone too.
-            Err(MirrorError::Directory(error)) if error.is_missing() => Ok(false),
-            removed => removed,
-        };
         let path = file.path.display();
-        match removed {
+        match self.remove(file) {
+            // With its directory, the file is gone too.
+            Err(MirrorError::Directory(error)) if error.is_missing() => {}
             Ok(true) => tracing::info!(%path, "the token file is removed"),
             Ok(false) => tracing::info!(%path, "the token file is no longer ours: left alone"),
             Err(error) => {
