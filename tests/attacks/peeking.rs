@@ -41,12 +41,14 @@ pub fn look_into(process: &Path, turns: &Turns) -> String {
             for name in CLOSED {
                 let opened = fs::File::open(place.join(name));
                 let read = opened.and_then(|mut file| std::io::Read::read(&mut file, &mut [0; 1]));
-                look(name, read.is_ok());
+                // All memory of a thread that has just ended is nothing, for everybody.
+                look(name, read.is_ok_and(|bytes| bytes > 0));
             }
             for name in LINKS {
                 look(name, fs::read_link(place.join(name)).is_ok());
             }
-            look("fd", fs::read_dir(place.join("fd")).is_ok());
+            let listed = fs::read_dir(place.join("fd"));
+            look("fd", listed.is_ok_and(|mut all| all.next().is_some()));
             for number in 0..20 {
                 let descriptor = place.join(format!("fd/{number}"));
                 look(
