@@ -28,7 +28,7 @@ use tokio::sync::watch as state;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::flight::{Flight, Landed};
+use self::flight::{Flight, Landed, Launch};
 use self::landing::Complaints;
 use self::manifest::Lying;
 pub use self::manifest::{Former, Manifest};
@@ -295,13 +295,13 @@ impl Mirror {
 
     /// Starts to write what is due, up to so many flights at a time.
     fn launch(&mut self) {
-        let now = self.clock.since_boot();
+        let (wall, now) = (self.clock.now(), self.clock.since_boot());
         while self.flights.len() < MAX_FLIGHTS
             && let Some(batch) = self.files.lock().take_due(now, MAX_BATCH)
         {
             let flight = Flight {
                 batch,
-                launched: now,
+                launched: Launch { wall, boot: now },
                 names: Arc::clone(&self.sources.names.borrow()),
                 minter: Arc::clone(&self.minter),
                 audit: Arc::clone(&self.sources.audit),

@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use zeroize::Zeroizing;
@@ -21,11 +21,21 @@ use crate::svid::{JwtSvid, Validity};
 /// How long a flight is waited for: longer than for the directory of a user ([`super::user`]).
 const PATIENCE: Duration = Duration::from_secs(7);
 
+/// A moment on both clocks, from which the age of a token counts: `iat` is a whole second that may
+/// almost be over, and the machine may sleep between a signature and its landing.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch {
+    /// Wall time.
+    pub wall: SystemTime,
+    /// The clock that counts from boot.
+    pub boot: Duration,
+}
+
 /// Files that are to be written.
 pub struct Flight {
     pub batch: Batch,
-    /// When it was launched, on the clock that counts from boot: the machine may sleep meanwhile.
-    pub launched: Duration,
+    /// When it was launched.
+    pub launched: Launch,
     pub names: Arc<Names>,
     pub minter: Arc<Minter>,
     pub audit: Arc<Audit>,
@@ -54,7 +64,7 @@ pub struct Landed {
     pub plan: Arc<Plan>,
     pub outcomes: Vec<Outcome>,
     /// When the flight was launched.
-    pub launched: Duration,
+    pub launched: Launch,
     /// That of the list of files when the flight began.
     pub generation: u64,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Mirror;
 use super::error::MirrorError;
-use super::flight::{Landed, Outcome};
+use super::flight::{Landed, Launch, Outcome};
 use super::manifest::Lying;
 use super::pace::{refresh_after, retry_after};
 use super::table::{Block, Plan, TokenFile, Trouble, Written};
@@ -33,7 +33,7 @@ impl Mirror {
     }
 
     /// Notes how the writing of a file went. What it was written for may be gone by now.
-    fn note(&mut self, plan: &Arc<Plan>, launched: Duration, outcome: Outcome) {
+    fn note(&mut self, plan: &Arc<Plan>, launched: Launch, outcome: Outcome) {
         let Outcome {
             number,
             value,
@@ -59,7 +59,9 @@ impl Mirror {
                 }
                 // A key may have been tainted while the file was written.
                 let good = self.sources.authority.believes(&done.kid);
-                let after = refresh_after(&path, plan.spec.refresh_at, done.validity.life());
+                let life = done.validity.expires_at.duration_since(launched.wall);
+                let life = life.unwrap_or_default().min(done.validity.life());
+                let after = refresh_after(&path, plan.spec.refresh_at, life);
                 if !done.untold.is_empty() {
                     file.trouble = Some(Box::new(Trouble {
                         error: done.untold,
@@ -74,7 +76,7 @@ impl Mirror {
                 }
                 // What was signed before a sleep is as old as it.
                 if good {
-                    launched + after
+                    launched.boot + after
                 } else {
                     Duration::ZERO
                 }
