@@ -11,6 +11,7 @@ use super::manifest::Lying;
 use super::pace::{refresh_after, retry_after};
 use super::table::{Block, Plan, TokenFile, Trouble, Written};
 use crate::quiet::Quiet;
+use crate::svid::Validity;
 
 /// Tells of failures: of each file once, and of the many files of a block once a second.
 #[derive(Debug, Default)]
@@ -59,9 +60,7 @@ impl Mirror {
                 }
                 // A key may have been tainted while the file was written.
                 let good = self.sources.authority.believes(&done.kid);
-                let life = done.validity.expires_at.duration_since(launched.wall);
-                let life = life.unwrap_or_default().min(done.validity.life());
-                let after = refresh_after(&path, plan.spec.refresh_at, life);
+                let due = renewal(launched, done.validity, &path, plan.spec.refresh_at);
                 if !done.untold.is_empty() {
                     file.trouble = Some(Box::new(Trouble {
                         error: done.untold,
@@ -74,12 +73,7 @@ impl Mirror {
                 if on_disk {
                     warn_of_disk(table.block_mut(&plan.spec.path));
                 }
-                // What was signed before a sleep is as old as it.
-                if good {
-                    launched.boot + after
-                } else {
-                    Duration::ZERO
-                }
+                if good { due } else { Duration::ZERO }
             }
             Err(_) if plan.is_superseded() => Duration::ZERO,
             Err(error) if is_gone(&error, plan, &value) => {
@@ -121,6 +115,14 @@ impl Complaints {
     }
 }
 
+/// When a token is to be replaced, after a share of the life that it had when its flight began.
+fn renewal(launched: Launch, validity: Validity, path: &Path, share: f64) -> Duration {
+    let life = validity.expires_at.duration_since(launched.wall);
+    // A wall clock that was set back meanwhile makes no life longer.
+    let life = life.unwrap_or_default().min(validity.life());
+    launched.boot + refresh_after(path, share, life)
+}
+
 /// Whether a file could not be written because its directory went.
 fn is_gone(error: &MirrorError, plan: &Plan, value: &str) -> bool {
     let parameter = plan.spec.parameter.as_ref();
@@ -133,5 +135,39 @@ fn warn_of_disk(block: Option<&mut Block>) {
     {
         let path = block.plan.spec.path.display();
         tracing::warn!(%path, "the token file lies on a disk, where its bytes outlive it: a directory on a tmpfs, such as /run, keeps them in memory");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::from_unix_seconds;
+
+    #[test]
+    fn a_token_is_replaced_while_it_holds_however_late_in_its_second_it_was_signed() {
+        let second = from_unix_seconds(1_800_000_000);
+        let boot = Duration::from_secs(3600);
+        for late in [0, 500, 999] {
+            let wall = second + Duration::from_millis(late);
+            let validity = Validity::starting(wall, Duration::from_secs(2), Duration::ZERO);
+            let left = Duration::from_secs(2) - Duration::from_millis(late);
+            let due = renewal(Launch { wall, boot }, validity, Path::new("/t"), 0.45) - boot;
+            assert!(
+                due < left.mul_f64(0.5) && due > left.mul_f64(0.4),
+                "{due:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_meanwhile_neither_ages_a_token_nor_keeps_it_young() {
+        let (wall, boot) = (from_unix_seconds(1_800_000_000), Duration::from_secs(3600));
+        let signed_at = |moved: i64| {
+            let now = from_unix_seconds(1_800_000_000_u64.saturating_add_signed(moved));
+            let validity = Validity::starting(now, Duration::from_secs(100), Duration::ZERO);
+            renewal(Launch { wall, boot }, validity, Path::new("/t"), 0.45) - boot
+        };
+        assert_eq!(signed_at(1_000_000), signed_at(0));
+        assert_eq!(signed_at(-1_000_000), Duration::ZERO);
     }
 }
