@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 
 use super::place::{make_private, remove, runtime_dir};
 use super::run::serve;
-use super::{Exit, Failure, Outcome, say};
+use super::{Exit, Failure, Outcome, quote, say};
 use crate::config::Config;
 use crate::durable::{Attributes, Dir, Persistence};
 use crate::jose::jws::Unverified;
@@ -156,8 +156,7 @@ token_file {tokens} {{
 
 /// A path as a string of the configuration.
 fn quoted(path: &Path) -> String {
-    let text = serde_json::Value::from(path.to_string_lossy()).to_string();
-    text.replace("${", "$${").replace("%{", "%%{")
+    quote::hcl(&path.to_string_lossy())
 }
 
 /// What somebody sees who starts it for the first time.
@@ -230,13 +229,7 @@ fn welcome(directory: &Path, kept: bool, token: &str) -> anyhow::Result<String> 
 
 /// A path as a word of a shell command.
 fn shell(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
-    if text.chars().all(plain) {
-        text.into_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    quote::shell(&path.to_string_lossy())
 }
 
 #[cfg(test)]
@@ -251,11 +244,5 @@ mod tests {
             let (config, _) = parsed.unwrap_or_else(|report| panic!("{report}"));
             assert_eq!(config.data_dir, Path::new(directory));
         }
-    }
-
-    #[test]
-    fn words_with_special_characters_are_quoted_for_the_shell() {
-        assert_eq!(shell(Path::new("/usr/bin/agent")), "/usr/bin/agent");
-        assert_eq!(shell(Path::new("/a b/it's")), r"'/a b/it'\''s'");
     }
 }

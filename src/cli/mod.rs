@@ -8,8 +8,10 @@ mod explain;
 mod fetch_bundle;
 mod fetch_jwt;
 mod files;
+mod integrate;
 mod key;
 mod place;
+mod quote;
 mod run;
 mod spire;
 mod status;
@@ -141,6 +143,7 @@ enum Command {
     Entry(entry::EntryArgs),
     Key(key::KeyArgs),
     Files(files::FilesArgs),
+    Integrate(integrate::IntegrateArgs),
 }
 
 /// Which configuration.
@@ -263,6 +266,7 @@ pub fn main() -> Exit {
         Command::Entry(args) => entry::entry(&args),
         Command::Key(args) => key::run(&args),
         Command::Files(args) => files::files(&args),
+        Command::Integrate(args) => integrate::integrate(&args),
     };
     outcome.unwrap_or_else(|failure| {
         if !failure.is_closed_pipe() {

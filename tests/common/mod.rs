@@ -27,6 +27,8 @@ pub enum Need {
     Nginx,
     /// Node with @grpc/grpc-js and jose.
     Node,
+    /// That Node with the broker of Voidkey too.
+    Voidkey,
     /// strace, to make system calls fail or kill.
     Strace,
     /// libfaketime, to set the wall clock of single processes.
@@ -42,7 +44,12 @@ pub fn have(needs: &[Need]) -> bool {
             Need::Sdks if !sdks() => {
                 "Python with the packages boto3, google-auth, azure-identity and kubernetes"
             }
-            Need::Node if !node_packages() => "Node with the packages @grpc/grpc-js and jose",
+            Need::Node if !node_packages(&["@grpc/grpc-js", "jose"]) => {
+                "Node with the packages @grpc/grpc-js and jose"
+            }
+            Need::Voidkey if !node_packages(&["@voidkey/broker-core"]) => {
+                "Node with the package @voidkey/broker-core"
+            }
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
@@ -97,9 +104,8 @@ pub fn node_modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-node/node_modules")
 }
 
-fn node_packages() -> bool {
-    let there = |name: &&str| node_modules().join(name).exists();
-    ["@grpc/grpc-js", "jose"].iter().all(there)
+fn node_packages(names: &[&str]) -> bool {
+    names.iter().all(|name| node_modules().join(name).exists())
 }
 
 /// The binary under test, where users other than root can execute it too: one copy for all tests,

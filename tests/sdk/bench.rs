@@ -13,15 +13,15 @@ use crate::common::{
 use crate::web::Nginx;
 
 /// Of the agent, unless a test brings its own configuration.
-const ISSUER: &str = "https://id.example.org";
+pub const ISSUER: &str = "https://id.example.org";
 pub const BILLING: &str = "spiffe://example.org/billing";
 
 pub const ROLE: &str = "arn:aws:iam::123456789012:role/billing";
 pub const PROVIDER: &str =
     "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/agent";
 pub const AZURE_AUDIENCE: &str = "api://AzureADTokenExchange";
-const TENANT: &str = "00000000-0000-0000-0000-00000000000a";
-const CLIENT: &str = "00000000-0000-0000-0000-00000000000b";
+pub const TENANT: &str = "00000000-0000-0000-0000-00000000000a";
+pub const CLIENT: &str = "00000000-0000-0000-0000-00000000000b";
 
 /// A file that is replaced after two seconds, with a token that holds for eighteen more, and each
 /// token told from the next.
@@ -61,7 +61,7 @@ pub struct Bench {
     _agent: Agent,
     _nginx: Nginx,
     _sts: Program,
-    address: String,
+    pub address: String,
 }
 
 impl Bench {
@@ -141,7 +141,26 @@ impl Bench {
     }
 
     /// As [`Bench::program`], by a command that in the end becomes Python.
-    pub fn program_by(&self, mut command: Command, cloud: &str) -> Program {
+    pub fn program_by(&self, command: Command, cloud: &str) -> Program {
+        let variables: &[(&str, &str)] = match cloud {
+            "aws" => &[
+                ("AWS_DEFAULT_REGION", "eu-central-1"),
+                ("AWS_ROLE_ARN", ROLE),
+            ],
+            "gcp" => &[("GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "1")],
+            "azure" => &[("AZURE_CLIENT_ID", CLIENT), ("AZURE_TENANT_ID", TENANT)],
+            _ => &[],
+        };
+        self.program_in(command, cloud, variables)
+    }
+
+    /// As [`Bench::program_by`], with these variables instead of those of its user.
+    pub fn program_in(
+        &self,
+        mut command: Command,
+        cloud: &str,
+        variables: &[(&str, &str)],
+    ) -> Program {
         let authority = self.sandbox.path("ca.pem");
         command
             .arg("-B")
@@ -152,22 +171,17 @@ impl Bench {
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", self.sandbox.path("home"))
             .env("TMPDIR", self.sandbox.path(""))
-            .env("SPIFFE_ENDPOINT_SOCKET", self.sandbox.socket());
+            .env("SPIFFE_ENDPOINT_SOCKET", self.sandbox.socket())
+            .envs(variables.iter().copied());
         match cloud {
             "aws" => command
                 .env("AWS_CA_BUNDLE", authority)
-                .env("AWS_DEFAULT_REGION", "eu-central-1")
                 .env("AWS_ENDPOINT_URL_STS", &self.address)
-                .env("AWS_MAX_ATTEMPTS", "1")
-                .env("AWS_ROLE_ARN", ROLE),
-            "gcp" => command
-                .env("REQUESTS_CA_BUNDLE", authority)
-                .env("GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "1"),
+                .env("AWS_MAX_ATTEMPTS", "1"),
+            "gcp" => command.env("REQUESTS_CA_BUNDLE", authority),
             "azure" => command
                 .env("REQUESTS_CA_BUNDLE", authority)
-                .env("AZURE_AUTHORITY_HOST", &self.address)
-                .env("AZURE_CLIENT_ID", CLIENT)
-                .env("AZURE_TENANT_ID", TENANT),
+                .env("AZURE_AUTHORITY_HOST", &self.address),
             _ => &mut command,
         };
         Program::start(&mut command)

@@ -10,6 +10,7 @@ mod common;
 mod diridp;
 mod exec;
 mod gcp;
+mod integrate;
 mod kubernetes;
 #[path = "../common/web.rs"]
 mod web;

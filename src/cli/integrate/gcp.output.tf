@@ -1,0 +1,4 @@
+
+output "@label@_principal" {
+  value = local.@label@_principal
+}
