@@ -201,19 +201,24 @@ fn the_bundle_is_printed_written_and_followed() {
 #[test]
 fn every_command_has_help_and_a_wrong_one_exits_with_2() {
     let sandbox = Sandbox::new("");
-    for verb in [
-        "run",
-        "dev",
-        "validate",
-        "check-webroot",
-        "fetch-jwt",
-        "exec",
-        "validate-jwt",
-        "fetch-bundle",
-    ] {
+    let shown = text(&sandbox.run(&["--help"]).stdout);
+    let (_, listed) = shown.split_once("Commands:\n").unwrap();
+    let (listed, _) = listed.split_once("\n\n").unwrap();
+    let verbs = listed.lines().filter_map(|line| line.strip_prefix("  "));
+    let verbs = verbs.filter(|line| !line.starts_with(' '));
+    let verbs: Vec<_> = verbs.filter_map(|line| line.split(' ').next()).collect();
+    assert!(
+        verbs.contains(&"run") && verbs.contains(&"integrate"),
+        "{verbs:?}"
+    );
+    for verb in verbs.into_iter().filter(|verb| *verb != "help") {
         let help = sandbox.run(&[verb, "--help"]);
         assert_eq!(code(&help), 0, "{verb}");
-        assert!(text(&help.stdout).contains("Usage: agent"), "{verb}");
+        let help = text(&help.stdout);
+        assert!(
+            help.contains("Usage: agent") && help.contains("\nExample"),
+            "{verb}"
+        );
     }
     assert_eq!(code(&sandbox.run(&["no-such-command"])), 2);
     assert_eq!(code(&sandbox.run(&["fetch-jwt"])), 2);

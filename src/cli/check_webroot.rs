@@ -18,6 +18,9 @@ use crate::svid::algorithms;
 /// Needs neither a network nor a running agent. Exits with 1 if a relying party would reject
 /// something, with 78 if the configuration is wrong.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent check-webroot
+  agent check-webroot --output json")]
 pub struct CheckWebrootArgs {
     #[command(flatten)]
     config: ConfigArgs,

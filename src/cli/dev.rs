@@ -21,6 +21,9 @@ use crate::workload_api::client::WorkloadClient;
 
 /// Try the agent out: serve the current user, without any configuration, until Ctrl-C.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent dev
+  agent dev --dir ./try")]
 pub struct DevArgs {
     /// Where to keep keys, socket and files. Without it: svid-agent in $XDG_RUNTIME_DIR, or else a
     /// new directory that is removed at the end.

@@ -20,6 +20,9 @@ const BATCH: usize = 1000;
 
 /// List, make, change and remove registration entries.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent entry list
+  agent entry create --spiffe-id spiffe://example.org/billing --selector unix:uid:1001")]
 pub struct EntryArgs {
     #[command(subcommand)]
     command: EntryCommand,
@@ -28,18 +31,36 @@ pub struct EntryArgs {
 #[derive(Debug, Subcommand)]
 enum EntryCommand {
     /// List entries.
+    #[command(after_help = "Examples:
+  agent entry list
+  agent entry list --selector unix:uid:1001 --output json")]
     List(ListArgs),
     /// Show one entry.
+    #[command(after_help = "Example:
+  agent entry show billing")]
     Show(OneArgs),
     /// Make an entry; prints its id.
+    #[command(after_help = "Examples:
+  agent entry create --spiffe-id spiffe://example.org/billing --selector unix:uid:1001
+  agent entry create --entry-id ci --spiffe-id spiffe://example.org/ci --selector unix:user:ci --audience vault --expires-at 2027-01-31T12:00:00Z")]
     Create(CreateArgs),
     /// Replace an entry as a whole.
+    #[command(after_help = "Example:
+  agent entry update billing --spiffe-id spiffe://example.org/billing --selector unix:uid:1002")]
     Update(UpdateArgs),
     /// Remove an entry.
+    #[command(after_help = "Example:
+  agent entry delete billing")]
     Delete(OneArgs),
     /// Count entries.
+    #[command(after_help = "Examples:
+  agent entry count
+  agent entry count --spiffe-id spiffe://example.org/billing")]
     Count(ListArgs),
     /// Make the entries of a file in SPIRE's form, {"entries": [...]}; - is standard input.
+    #[command(after_help = "Examples:
+  agent entry import ./entries.json
+  spire-server entry show -output json | agent entry import -")]
     Import(ImportArgs),
 }
 

@@ -15,6 +15,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Fetch the public keys of the trust domain.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent fetch-bundle --write ./jwks.json
+  agent fetch-bundle --format spiffe --watch --write ./bundle.json")]
 pub struct FetchBundleArgs {
     /// A plain JWK Set, or a SPIFFE bundle.
     #[arg(long, value_enum, default_value_t = BundleFormat::Jwks)]

@@ -13,6 +13,9 @@ use crate::pb::admin::TokenFile;
 
 /// Show every token file: whose token it holds, for whom, how long it lasts, and what is wrong.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent files
+  agent files --output json")]
 pub struct FilesArgs {
     /// What to print.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]

@@ -12,6 +12,9 @@ use crate::pb::admin::{Issuer, Key};
 
 /// List signing keys, replace one, or take a compromised one out of use.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent key list
+  agent key rotate --issuer main")]
 pub struct KeyArgs {
     #[command(subcommand)]
     command: KeyCommand,
@@ -20,13 +23,21 @@ pub struct KeyArgs {
 #[derive(Debug, Subcommand)]
 enum KeyCommand {
     /// Show every key, where it is in its life, and what comes next.
+    #[command(after_help = "Examples:
+  agent key list
+  agent key list --output json")]
     List(ListArgs),
     /// Have a key replaced ahead of its time, as soon as verifiers can have its successor.
+    #[command(after_help = "Examples:
+  agent key rotate
+  agent key rotate --issuer main --key main")]
     Rotate(RotateArgs),
     /// Take a compromised key out of use and out of every document, at once.
     ///
     /// Its tokens are worth nothing from then on: token files are written anew, and callers must
     /// fetch again. A verifier that keeps the JWKS for a while believes it for as long.
+    #[command(after_help = "Example:
+  agent key taint FVg2YcwDn3Rz0OKHp8DYQcGDfzuoB8cGyR4gSm4v0pY")]
     Taint(TaintArgs),
 }
 

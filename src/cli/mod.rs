@@ -10,6 +10,7 @@ mod fetch_jwt;
 mod files;
 mod integrate;
 mod key;
+mod pages;
 mod place;
 mod quote;
 mod run;
@@ -120,7 +121,16 @@ const DEFAULT_ADMIN_SOCKET: &str = "/run/agent/private/admin.sock";
 /// Short-lived identities for the processes of this machine: SPIFFE JWT-SVIDs over a Unix socket
 /// and in files, and the documents by which others come to trust them.
 #[derive(Debug, Parser)]
-#[command(name = "agent", version = VERSION, max_term_width = 100)]
+#[command(
+    name = "agent",
+    version = VERSION,
+    max_term_width = 100,
+    after_help = "Examples:
+  agent dev
+  agent validate --config ./agent.conf
+  agent fetch-jwt --audience vault
+  agent status"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -144,6 +154,9 @@ enum Command {
     Key(key::KeyArgs),
     Files(files::FilesArgs),
     Integrate(integrate::IntegrateArgs),
+    Completions(pages::CompletionsArgs),
+    #[command(hide = true)]
+    Man(pages::ManArgs),
 }
 
 /// Which configuration.
@@ -267,6 +280,8 @@ pub fn main() -> Exit {
         Command::Key(args) => key::run(&args),
         Command::Files(args) => files::files(&args),
         Command::Integrate(args) => integrate::integrate(&args),
+        Command::Completions(args) => pages::completions(&args),
+        Command::Man(args) => pages::man(&args),
     };
     outcome.unwrap_or_else(|failure| {
         if !failure.is_closed_pipe() {

@@ -19,6 +19,9 @@ use crate::telemetry;
 
 /// Run the agent until it is told to stop by SIGTERM or SIGINT.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent run
+  agent run --once --config ./agent.conf")]
 pub struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,

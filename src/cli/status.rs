@@ -14,6 +14,9 @@ use crate::pb::admin::{Caller, GetStatusResponse, Issuer, Key, TokenFile};
 
 /// Show issuers, keys, entries, token files and recent callers.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent status
+  agent status --output json")]
 pub struct StatusArgs {
     /// What to print.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
@@ -25,6 +28,8 @@ pub struct StatusArgs {
 
 /// Say whether the agent is well: exits with 0 if it is, 1 if something is wrong, 4 if it is down.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  agent health --timeout 1s")]
 pub struct HealthArgs {
     #[command(flatten)]
     admin: AdminArgs,
@@ -34,6 +39,8 @@ pub struct HealthArgs {
 ///
 /// All of it comes into force, or nothing changes. Exits with 78 if it is refused.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  agent validate && agent reload")]
 pub struct ReloadArgs {
     #[command(flatten)]
     admin: AdminArgs,

@@ -10,6 +10,9 @@ use crate::config::Config;
 /// Errors and warnings come with file, line and column; a syntax error comes alone. Exits with 78
 /// if there is an error.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  agent validate
+  agent validate --print --config ./agent.conf")]
 pub struct ValidateArgs {
     #[command(flatten)]
     config: ConfigArgs,

@@ -31,6 +31,8 @@ pub enum Need {
     Voidkey,
     /// strace, to make system calls fail or kill.
     Strace,
+    /// groff, to read manual pages.
+    Groff,
     /// libfaketime, to set the wall clock of single processes.
     Faketime,
 }
@@ -51,6 +53,7 @@ pub fn have(needs: &[Need]) -> bool {
                 "Node with the package @voidkey/broker-core"
             }
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
+            Need::Groff if !runs(Command::new("groff").arg("--version")) => "groff",
             Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             _ => continue,
