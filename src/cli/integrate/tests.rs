@@ -18,6 +18,7 @@ fn config(url: &str, entry: &str, blocks: &str) -> Config {
     let text = format!(
         r#"agent {{
   trust_domain = "example.org"
+  max_ttl      = "26h"
 }}
 issuer "main" {{
   url = "{url}"
@@ -156,6 +157,7 @@ fn every_limit_is_checked_and_named() {
         ("gcp", "https://x", &long(128), "SUB"),
         ("azure", "https://x", &long(600), ""),
         ("gcp", "https://x", "sub = \"x\"\n  ttl = \"24h\"", ""),
+        ("gcp", "https://x", "sub = \"x\"\n  ttl = \"25h\"", "TTL"),
         ("azure", "https://x", "sub = \"x\"\n  ttl = \"20m\"", "ttl"),
         ("azure", "https://x", "sub = \"x\"\n  ttl = \"23m\"", ""),
         (
@@ -192,6 +194,21 @@ fn every_limit_is_checked_and_named() {
         );
         assert_eq!(found.join(" "), expected, "{target} {url} {options}");
     }
+}
+
+#[test]
+fn keys_that_sign_before_verifiers_have_them_are_a_concern() {
+    let hasty = "issuer \"hasty\" {\n  url = \"https://y\"\n  key \"k\" {\n    algorithm = \"RS256\"\n    publish_margin = \"14m\"\n  }\n}\n";
+    let file = file("sub = \"billing\"\n  audience = \"sts.amazonaws.com\"");
+    let file = file
+        .replace("\"main\"", "\"hasty\"")
+        .replace("\"rsa\"", "\"k\"");
+    let hasty = config(
+        "https://x",
+        "issuer = \"main\"",
+        &(hasty.to_owned() + &file),
+    );
+    assert_eq!(limits(&hasty, "aws --token-file /run/x/token"), ["cache"]);
 }
 
 #[test]
