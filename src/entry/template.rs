@@ -251,6 +251,11 @@ impl IdTemplate {
         self.0.fields()
     }
 
+    /// What stands before, between and after its fields.
+    pub fn texts(&self) -> Vec<String> {
+        self.0.shape().split('{').map(str::to_owned).collect()
+    }
+
     /// The ID of a caller.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 
 use super::super::DEFAULT_SOCKET;
 use crate::config::Config;
-use crate::entry::{Audience, Claims, Entry, EntrySet, KeyRef};
+use crate::entry::{Audience, Claims, Entry, EntrySet, Grants, KeyRef};
 use crate::issuer::IssuerUrl;
 use crate::jose::Algorithm;
 use crate::mirror::{Format, Holder, Parameter, TokenFileSpec};
@@ -18,6 +18,9 @@ const EXEC_REPLACES: f64 = 0.6;
 
 /// How much later than `refresh_at` says a token file may be replaced.
 const FILE_LATER: f64 = 1.1;
+
+/// The longest name of a user that the tools of Linux make, in bytes.
+const LONGEST_USER: usize = 32;
 
 /// What the other side is told of tokens, and what decides whether it takes them.
 #[derive(Debug, Clone)]
@@ -55,15 +58,13 @@ pub struct Issuer {
     pub publish_margin: Duration,
 }
 
-/// The `sub` of tokens: one, or all that a path parameter can make.
+/// The `sub` of tokens: one, or all that a path parameter or the fields of an entry can make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     /// As it is written in the configuration.
     pub written: String,
     /// What stands before, between and after the places where a name is filled in; a single text where
     /// there is no such place.
-    ///
-    /// Identities that are made of facts on the caller, once there are such, are further texts here.
     pub texts: Vec<String>,
     /// The longest name that can be filled in, in bytes, as far as the pattern shows.
     pub longest_name: usize,
@@ -74,8 +75,8 @@ pub struct Subject {
 pub enum Source {
     /// By a command that it runs, as the entry allows.
     Command {
-        /// The identity to ask for.
-        spiffe_id: String,
+        /// The identity to ask for; none where each caller has his own.
+        spiffe_id: Option<String>,
         /// Whether the entry allows the audience.
         allowed: bool,
         /// A selector that this program does not have, and that speaks of the program that asks.
@@ -108,16 +109,16 @@ impl Facts {
             )
         })?;
         let audience: Audience = audience.parse()?;
-        let spiffe_id = entry.spiffe_id.as_str().to_owned();
+        let spiffe_id = entry.grants.fixed().map(|one| one.spiffe_id.to_string());
         let program = program()?;
         Ok(Self {
             issuer: Issuer::of(config, &entry.key)?,
             name: plain_name(id),
-            subject: Subject::one(&spiffe_id),
+            subject: Subject::granted(&entry.grants),
             audiences: vec![audience.as_str().to_owned()],
             algorithm: algorithm(config, &entry.key)?,
             life: entry.ttl,
-            azp: azp(&entry.claims),
+            azp: azp(&entry.grants.written_claims()),
             source: Source::Command {
                 allowed: entry.allows(&[audience]),
                 other_program: other_program(entry, &program),
@@ -243,6 +244,18 @@ impl Subject {
             written: sub.to_owned(),
             texts: vec![sub.to_owned()],
             longest_name: 0,
+        }
+    }
+
+    /// What an entry grants: one, or one for each caller.
+    fn granted(grants: &Grants) -> Self {
+        match grants {
+            Grants::Fixed(identity) => Self::one(identity.spiffe_id.as_str()),
+            Grants::Template(template) => Self {
+                written: template.spiffe_id.to_string(),
+                texts: template.spiffe_id.texts(),
+                longest_name: LONGEST_USER,
+            },
         }
     }
 

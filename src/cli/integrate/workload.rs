@@ -10,8 +10,12 @@ pub fn options(facts: &Facts, audience: Option<&str>) -> Vec<String> {
     if let Some(audience) = audience {
         option("--audience", audience);
     }
-    if let Source::Command { spiffe_id, .. } = &facts.source {
-        option("--spiffe-id", spiffe_id);
+    if let Source::Command {
+        spiffe_id: Some(id),
+        ..
+    } = &facts.source
+    {
+        option("--spiffe-id", id);
     }
     if let Some(socket) = &facts.socket {
         option("--socket", &socket.to_string_lossy());
