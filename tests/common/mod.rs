@@ -35,6 +35,10 @@ pub enum Need {
     Groff,
     /// libfaketime, to set the wall clock of single processes.
     Faketime,
+    /// systemd-analyze, to judge a unit.
+    Systemd,
+    /// An Apache to serve the webroot.
+    Apache,
 }
 
 /// Whether all of it is there. If not, says so, or fails where the whole suite is demanded.
@@ -56,6 +60,10 @@ pub fn have(needs: &[Need]) -> bool {
             Need::Groff if !runs(Command::new("groff").arg("--version")) => "groff",
             Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
+            Need::Systemd if !runs(Command::new("systemd-analyze").arg("--version")) => {
+                "systemd-analyze"
+            }
+            Need::Apache if !runs(Command::new("apache2").arg("-v")) => "apache2",
             _ => continue,
         };
         assert!(
