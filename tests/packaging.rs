@@ -245,3 +245,18 @@ fn apache_serves_the_documents_and_nothing_else() {
         .arg(sandbox.path("apache.conf"));
     Server::start(&mut apache, port).serves_the_documents_alone();
 }
+
+#[test]
+fn the_licences_of_the_package_are_those_that_are_checked() {
+    let list = |file: &str, option: &str| -> Vec<String> {
+        let text = source(file);
+        let lines = text
+            .lines()
+            .skip_while(|line| *line != format!("{option} = ["));
+        let lines = lines.skip(1).take_while(|line| *line != "]");
+        lines.map(|line| line.trim().to_owned()).collect()
+    };
+    let checked = list("deny.toml", "allow");
+    assert!(checked.len() > 3);
+    assert_eq!(list("packaging/about.toml", "accepted"), checked);
+}
