@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::common::{Need, as_user, eventually, have};
-use crate::house::{ATTACKER, House, Told, copy, install, only};
+use crate::house::{ATTACKER, House, Told, copy, entry, install, only};
 
 /// A program that runs, and calls when it is told to.
 struct Later(Child);
@@ -83,9 +83,8 @@ fn a_program_in_memory_has_no_path() {
     }
     let house = House::new();
     let config = fs::read_to_string(house.sandbox.config()).unwrap();
-    let memory = format!(
-        "entry \"memory\" {{\n  spiffe_id = \"spiffe://example.org/memory\"\n  selectors = [\"unix:uid:{ATTACKER}\", \"unix:path:/memfd:trusted (deleted)\"]\n}}\n"
-    );
+    let attacker = format!("unix:uid:{ATTACKER}");
+    let memory = entry("memory", &[&attacker, "unix:path:/memfd:trusted (deleted)"]);
     fs::write(house.sandbox.config(), config + &memory).unwrap();
     assert!(house.sandbox.run(&["reload"]).status.success());
     house.serves_the_trusted();

@@ -223,10 +223,10 @@ impl Counted {
     }
 }
 
-/// An entry `name` for callers with these selectors.
-fn entry(name: &str, selectors: &[&str]) -> String {
+/// An entry `name` for callers with these selectors, each of whose tokens is signed anew.
+pub fn entry(name: &str, selectors: &[&str]) -> String {
     format!(
-        "entry \"{name}\" {{\n  spiffe_id = \"spiffe://example.org/{name}\"\n  selectors = {selectors:?}\n}}\n"
+        "entry \"{name}\" {{\n  spiffe_id = \"spiffe://example.org/{name}\"\n  jti = true\n  selectors = {selectors:?}\n}}\n"
     )
 }
 

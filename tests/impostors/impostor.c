@@ -496,11 +496,17 @@ int main(int argc, char **argv) {
         }
     else if (!strcmp(role, "groups")) {
         /* In the group when it connects, or when it calls. */
-        must(setgroups(count ? 1 : 0, &group), "setgroups");
-        int fd = dialled();
-        must(setgroups(count ? 0 : 1, &group), "setgroups");
-        say(fd, 0, call_length);
-        hear(fd);
+        while (tries < count) {
+            int accepted = tries & 1;
+            must(setgroups(number ? 1 : 0, &group), "setgroups");
+            int fd = dialled();
+            if (accepted)
+                be_accepted(fd);
+            must(setgroups(number ? 0 : 1, &group), "setgroups");
+            say(fd, accepted ? HELLO : 0, call_length);
+            hear(fd);
+            close(fd);
+        }
     } else {
         fprintf(stderr, "no such role\n");
         return 2;

@@ -68,9 +68,12 @@ fn groups_that_change_after_connecting_neither_give_nor_take() {
     }
     let house = House::new();
     let call = |role: &[&str]| house.play(0, &house.impostor, role).won;
-    assert_eq!(call(&["groups", "0"]), only("root", 1));
-    let both = [only("root", 1), only("group", 1)];
-    assert_eq!(call(&["groups", "1"]), both.into_iter().flatten().collect());
+    assert_eq!(call(&["groups", "40", "0"]), only("root", 40));
+    let both = [only("root", 40), only("group", 40)];
+    assert_eq!(
+        call(&["groups", "40", "1"]),
+        both.into_iter().flatten().collect()
+    );
 }
 
 /// Row 22: the user of the agent is a user as any other.
