@@ -410,6 +410,71 @@ static void leader(long form) {
     syscall(SYS_exit, 0);
 }
 
+/* The messages on stream 1. */
+static int messages(const unsigned char *at, size_t left) {
+    int count = 0;
+    while (left >= 9) {
+        size_t size = 9 + ((size_t)at[0] << 16 | (size_t)at[1] << 8 | at[2]);
+        if (left < size)
+            break;
+        count += at[3] == 0 && at[8] == 1 && size > 9;
+        at += size;
+        left -= size;
+    }
+    return count;
+}
+
+/* Opens a stream and changes when it has the first message: into `program`, to nothing where that is
+ * empty, not at all where it is "-". Tells whether there are more messages. */
+static void stream(const char *program) {
+    static unsigned char got[1 << 16];
+    size_t length = 0;
+    int change[2], changed = 0;
+    struct pair pair = open_pair();
+    must(pipe2(change, O_CLOEXEC), "pipe");
+    pid_t pid = (pid_t)must(fork(), "fork");
+    if (pid == 0) {
+        char byte;
+        dial(pair.fd);
+        say(pair.fd, 0, call_length);
+        close(change[1]);
+        must(read(change[0], &byte, 1), "read");
+        if (!*program)
+            _exit(0);
+        if (*program != '-')
+            turn_into(program, pair.fd, pair.life[0], call_length);
+        close(pair.gone[1]);
+        close(pair.life[1]);
+        rest(pair.fd, pair.life[0], call_length);
+    }
+    close(pair.life[0]);
+    close(pair.gone[1]);
+    while (!is_over(got, length) && messages(got, length) < 2) {
+        struct pollfd polled = {.fd = pair.fd, .events = POLLIN};
+        /* Not connected yet. */
+        if (must(poll(&polled, 1, PATIENCE), "poll") && polled.revents & POLLHUP && !length) {
+            usleep(1000);
+            continue;
+        }
+        ssize_t n = read(pair.fd, got + length, sizeof got - length);
+        if (n <= 0)
+            break;
+        length += (size_t)n;
+        if (!changed && messages(got, length) == 1) {
+            char byte;
+            changed = 1;
+            close(change[1]);
+            while (read(pair.gone[0], &byte, 1) > 0)
+                ;
+            printf("CHANGED\n");
+            fflush(stdout);
+        }
+    }
+    printf("MESSAGES %d\n", messages(got, length));
+    tries++;
+    kill(pid, SIGKILL);
+}
+
 /* Has a tracer from the start. */
 static void traced(void) {
     int status;
@@ -478,6 +543,8 @@ int main(int argc, char **argv) {
         borrow(count, number);
     else if (!strcmp(role, "leader"))
         leader(count);
+    else if (!strcmp(role, "stream"))
+        stream(argv[3]);
     else if (!strcmp(role, "traced"))
         traced();
     else if (!strcmp(role, "memory"))

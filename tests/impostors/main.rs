@@ -21,18 +21,20 @@
 //! | 17 | cgroups of the caller's making | with the selectors that come from cgroups |
 //! | 18 | groups change after connecting | `senders` |
 //! | 19 | the name service hangs | `src/attest/accounts.rs` |
-//! | 20 | a stream is open and its process ends, or its entry goes | `tests/conformance/endpoint.rs` (C18), `tests/entries.rs` |
+//! | 20 | a stream is open and its process changes or ends, or its entry goes | `streams`, `tests/entries.rs` |
 //! | 21 | descriptors are left over from refused connections | every race here |
 //! | 22 | the agent's own user | `senders` |
-//! | 23, 24 | something is at the place of the socket, or another agent | `tests/lifecycle.rs`, C13 |
-//! | 25 | who can reach which socket | `tests/admin.rs` |
-//! | 26 | sockets of other kinds | `src/config/tests.rs` |
+//! | 23, 24 | something is at the place of the socket, or another agent | `sockets`, `tests/lifecycle.rs`, C13 |
+//! | 25 | who can reach which socket | `tests/admin.rs`, `tests/lifecycle.rs` |
+//! | 26 | sockets of other kinds | `sockets` |
 //! | 27 | clients that do not know to whom they speak | `tests/conformance/endpoint.rs` (C1 to C5) |
 //!
 //! The races are run 100,000 times each where `SVID_AGENT_LONG` is set.
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/turnover.rs"]
+mod turnover;
 #[path = "../common/wire.rs"]
 mod wire;
 
@@ -42,4 +44,6 @@ mod namespaces;
 mod numbers;
 mod programs;
 mod senders;
+mod sockets;
+mod streams;
 mod threads;

@@ -28,9 +28,14 @@ fn a_process_that_becomes_another_program_before_it_is_accepted_is_still_the_sam
     }
     let house = House::new();
     house.serves_the_trusted();
-    let count = if long() { 100_000 } else { 100 };
-    for crowd in ["0", "20"] {
-        let arguments = ["own-request", &count.to_string(), crowd];
+    // The more connections wait before it, the longer the agent takes to accept it.
+    let races = if long() {
+        [(0, 100_000), (20, 10_000)]
+    } else {
+        [(0, 100), (20, 50)]
+    };
+    for (crowd, count) in races {
+        let arguments = ["own-request", &count.to_string(), &crowd.to_string()];
         let play = || house.play(ATTACKER, &house.impostor, &arguments);
         let (Told { won, .. }, counted) = house.counted(play);
         let wins = won.get("trusted").copied().unwrap_or(0);
