@@ -318,13 +318,13 @@ impl Dir {
         Ok(File::from(openat(&self.fd, name, flags, Mode::empty())?))
     }
 
-    /// Removes what a killed agent left half-written here: only names of our own random form, and
-    /// only regular files and empty directories.
+    /// Removes what somebody left half-written here, a killed agent as a rule: only names of our own
+    /// random form, and only regular files and empty directories. Tells whether nothing of it is left.
     ///
     /// # Errors
     ///
     /// What the kernel says to listing the directory.
-    pub fn sweep(&self) -> io::Result<()> {
+    pub fn sweep(&self) -> io::Result<bool> {
         for name in self.temporaries()? {
             match fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) if kind(&stat) == SFlag::S_IFREG && stat.st_nlink == 1 => {
@@ -333,7 +333,8 @@ impl Dir {
                 _ => {}
             }
         }
-        self.sweep_directories()
+        self.sweep_directories()?;
+        Ok(self.temporaries()?.next().is_none())
     }
 
     /// As [`Dir::sweep`], of directories alone.

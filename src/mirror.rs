@@ -53,7 +53,7 @@ use crate::sys;
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// So many flights are under way at a time. One that hangs holds up no other.
-const MAX_FLIGHTS: usize = 32;
+const MAX_FLIGHTS: usize = 128;
 
 /// So many files of a block are written in one flight.
 const MAX_BATCH: usize = 16;

@@ -68,6 +68,7 @@ impl Mirror {
                     }));
                 }
                 let on_disk = done.laid.on_disk;
+                file.sweeps = !done.laid.is_clean;
                 let written = Written::new(done.laid.file, done.kid, done.validity);
                 file.written = Some(written);
                 if on_disk {

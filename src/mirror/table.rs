@@ -56,6 +56,8 @@ pub struct TokenFile {
     pub value: Arc<str>,
     slot: Slot,
     state: State,
+    /// Whether something half-written may lie beside it.
+    pub sweeps: bool,
     /// The token that lies in it.
     pub written: Option<Written>,
     /// What is wrong with it, if something is.
@@ -192,6 +194,7 @@ impl Table {
             value,
             slot,
             state,
+            sweeps: true,
             written: None,
             trouble: None,
         };

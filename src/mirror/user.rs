@@ -1,7 +1,7 @@
 //! Threads that work as somebody else, so that whatever that user prepares, links or mounts, leads to
 //! nothing that he could not reach himself. A thread ends after its work: nothing is ever given back.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -20,7 +20,16 @@ const NOGROUP: u32 = 65_534;
 
 /// The threads that are at work, one to a directory.
 #[derive(Debug, Clone, Default)]
-pub struct Users(Arc<(Mutex<HashSet<PathBuf>>, Condvar)>);
+pub struct Users(Arc<(Mutex<HashMap<PathBuf, Work>>, Condvar)>);
+
+type AllWork = HashMap<PathBuf, Work>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    UnderWay,
+    /// It did not come back in time: nobody goes after it, or waits for it.
+    LeftBehind,
+}
 
 impl Users {
     /// Does something at a path in a thread that is somebody else. One that does not come back is
@@ -56,7 +65,10 @@ impl Users {
         })?;
         outcome.recv_timeout(PATIENCE).unwrap_or_else(|error| {
             Err(match error {
-                RecvTimeoutError::Timeout => MirrorError::Hangs,
+                RecvTimeoutError::Timeout => {
+                    self.leave_behind(&entered);
+                    MirrorError::Hangs
+                }
                 RecvTimeoutError::Disconnected => {
                     MirrorError::Write(io::Error::other("the thread that writes has ended"))
                 }
@@ -66,22 +78,29 @@ impl Users {
 
     /// Waits until nobody else works in a directory.
     fn enter(&self, directory: &Path) -> Result<(), MirrorError> {
-        let is_taken = |busy: &mut HashSet<PathBuf>| busy.contains(directory);
-        let waited = self.0.1.wait_timeout_while(self.busy(), PATIENCE, is_taken);
-        let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if busy.insert(directory.to_owned()) {
-            Ok(())
-        } else {
-            Err(MirrorError::Hangs)
+        let is_taken = |all: &mut AllWork| all.get(directory) == Some(&Work::UnderWay);
+        let waited = self.0.1.wait_timeout_while(self.all(), PATIENCE, is_taken);
+        let (mut all, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if all.contains_key(directory) {
+            return Err(MirrorError::Hangs);
         }
+        all.insert(directory.to_owned(), Work::UnderWay);
+        Ok(())
     }
 
-    fn leave(&self, directory: &Path) {
-        self.busy().remove(directory);
+    fn leave_behind(&self, directory: &Path) {
+        if let Some(work) = self.all().get_mut(directory) {
+            *work = Work::LeftBehind;
+        }
         self.0.1.notify_all();
     }
 
-    fn busy(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+    fn leave(&self, directory: &Path) {
+        self.all().remove(directory);
+        self.0.1.notify_all();
+    }
+
+    fn all(&self) -> MutexGuard<'_, AllWork> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

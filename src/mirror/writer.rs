@@ -42,6 +42,8 @@ pub struct Laid {
     pub file: FileId,
     /// Whether its bytes reach a disk; told only of files that are swept beside.
     pub on_disk: bool,
+    /// Whether nothing half-written is left beside it, as far as it was swept there.
+    pub is_clean: bool,
 }
 
 impl Writers {
@@ -147,9 +149,7 @@ impl Writers {
     ) -> Result<Laid, MirrorError> {
         let path = spec.path_of(&letter.value);
         let (_, name) = place(&path)?;
-        if letter.sweep {
-            dir.sweep().map_err(MirrorError::Write)?;
-        }
+        let is_clean = !letter.sweep || dir.sweep().map_err(MirrorError::Write)?;
         let note = |id| self.manifest.note(&path, id);
         let bytes = letter.content.as_bytes();
         let written = dir.replace_noted(name, bytes, attributes, Persistence::Volatile, note);
@@ -159,7 +159,11 @@ impl Writers {
             _ => MirrorError::Write(error),
         })?;
         let on_disk = letter.sweep && dir.is_in_memory().is_ok_and(|in_memory| !in_memory);
-        Ok(Laid { file, on_disk })
+        Ok(Laid {
+            file,
+            on_disk,
+            is_clean,
+        })
     }
 
     /// Removes files whose token nobody is to have any more; gives back those that could not be.

@@ -16,7 +16,7 @@ const FLIGHTS_OF_BLOCK: usize = 2;
 pub struct Batch {
     /// What is wanted in them.
     pub plan: Arc<Plan>,
-    /// Which, by number and value, and whether each never held a token of this agent.
+    /// Which, by number and value, and whether to sweep beside each.
     pub files: Vec<(FileNo, Arc<str>, bool)>,
 }
 
@@ -54,9 +54,9 @@ impl Table {
         {
             queue.schedule.remove(number, slot);
             file.state = State::Flying;
-            // What failed may have left something too.
-            let unknown = file.written.is_none() || file.is_failing();
-            files.push((number, Arc::clone(&file.value), unknown));
+            // What failed may have left something.
+            let sweeps = file.sweeps || file.is_failing();
+            files.push((number, Arc::clone(&file.value), sweeps));
         }
         queue.flights += 1;
         Some(Batch { plan, files })
