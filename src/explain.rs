@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use crate::attest::WorkloadAttestor;
 use crate::attest::examine::{Doubt, Origin, source};
-use crate::attest::unix::UnixSpec;
-use crate::entry::{Audience, EntrySet, Granted, Known, NearMiss, identities};
+use crate::entry::{Audience, Granted, Known, NearMiss, identities};
 use crate::peer::{Peer, PeerError};
+use crate::registry::Snapshot;
 use crate::selector::Selector;
 use crate::spiffe_id::SpiffeId;
 
@@ -61,15 +61,14 @@ pub async fn explain(
     attestor: &WorkloadAttestor,
     peer: &Peer,
     origin: Origin,
-    entries: EntrySet,
-    unix: UnixSpec,
+    now: &Snapshot,
     question: Question,
 ) -> Result<Explanation, PeerError> {
-    let examined = attestor.examine(peer, unix).await?;
+    let examined = attestor.examine(peer, &now.attestors).await?;
     let found = examined.found;
     let sources = found.iter().map(|one| (one.clone(), source(one, origin)));
     let selectors = sources.collect();
-    let matching = entries.matching(&found);
+    let matching = now.entries.matching(&found);
     let given = identities(&matching, &question.audiences, question.only.as_ref());
     let identities = matching.into_iter().map(|granted| {
         let withheld = withheld(&granted, &given, &question);
@@ -78,7 +77,7 @@ pub async fn explain(
     let identities = identities.collect();
     let nearest = if question.nearest > 0 {
         // It looks at every entry.
-        let (count, only) = (question.nearest, question.only);
+        let (count, only, entries) = (question.nearest, question.only, now.entries.clone());
         let look = move || entries.nearest(&found, Known::Everything, only.as_ref(), count);
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     } else {

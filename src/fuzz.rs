@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::attest::fuzz as attest;
 use crate::conn::fuzz as conn;
 use crate::entry::{ClaimTemplate, IdTemplate};
 use crate::jose::json::parse_object;
@@ -89,6 +90,21 @@ pub fn request(bytes: &[u8]) {
     crate::workload_api::fuzz::request(bytes);
 }
 
+/// `/proc/PID/cgroup`: a name that is told is in the text.
+pub fn cgroup(bytes: &[u8]) {
+    attest::cgroup(bytes);
+}
+
+/// `/proc/self/mountinfo`.
+pub fn mountinfo(bytes: &[u8]) {
+    attest::mountinfo(bytes);
+}
+
+/// `/proc/PID/status` and `/proc/PID/stat`: whatever name a process bears.
+pub fn process(bytes: &[u8]) {
+    crate::proc::fuzz::process(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -96,13 +112,16 @@ mod tests {
     #[test]
     fn what_fuzzing_has_found_interesting_is_still_harmless() {
         type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 6] = [
+        let targets: [Target; 9] = [
             ("authority", super::authority),
             ("jwt", super::jwt),
             ("jwks", super::jwks),
             ("spiffe_id", super::spiffe_id),
             ("request", super::request),
             ("template", super::template),
+            ("cgroup", super::cgroup),
+            ("mountinfo", super::mountinfo),
+            ("process", super::process),
         ];
         for (name, target) in targets {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

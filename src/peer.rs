@@ -4,6 +4,8 @@
 //! by descriptors, never by a number that another process could come to bear.
 
 mod by_number;
+mod namespaces;
+mod wants;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use thiserror::Error;
 
+pub use self::namespaces::Namespaces;
+pub use self::wants::Wants;
 use crate::proc::{Exe, ProcDir, ProcError};
 use crate::selector::Selector;
 use crate::sys;
@@ -44,6 +48,9 @@ pub enum PeerError {
     /// Its number is that of a thread.
     #[error("the number is that of a thread: give the process it belongs to")]
     Thread,
+    /// It is in another cgroup than a moment ago.
+    #[error("it was moved to another cgroup meanwhile")]
+    Moved,
     /// Something of the above was found before on this connection.
     #[error("the connection was refused before")]
     Refused,
@@ -64,37 +71,6 @@ impl From<ProcError> for PeerError {
     }
 }
 
-/// What holds for every connection of this agent.
-#[derive(Debug, Clone, Copy)]
-pub struct Namespaces {
-    /// The number that stands for every user that our user namespace does not know; `None` where
-    /// it knows them all.
-    overflow_uid: Option<u32>,
-    /// The same of groups.
-    overflow_gid: Option<u32>,
-    /// Whether kernels without `SO_PEERPIDFD` are refused.
-    require_peerpidfd: bool,
-}
-
-impl Namespaces {
-    /// Looks at the user namespace that we are in.
-    pub fn of_self(require_peerpidfd: bool) -> Self {
-        Self {
-            overflow_uid: overflow("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"),
-            overflow_gid: overflow("/proc/self/gid_map", "/proc/sys/kernel/overflowgid"),
-            require_peerpidfd,
-        }
-    }
-}
-
-/// The number that stands for what a map leaves out; `None` where it leaves out nothing.
-fn overflow(map: &str, number: &str) -> Option<u32> {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let identity = ["0", "0", "4294967295"];
-    let whole = read(map).split_whitespace().eq(identity);
-    (!whole).then(|| read(number).trim().parse().unwrap_or(65_534))
-}
-
 /// The process that made a connection.
 #[derive(Debug)]
 pub struct Peer {
@@ -103,39 +79,39 @@ pub struct Peer {
     gid: u32,
     groups: Vec<u32>,
     pidfd: Arc<OwnedFd>,
-    exe: Mutex<Known>,
+    known: Mutex<Known>,
     refused: AtomicBool,
 }
 
-/// The program that it runs, and what was found out about it at some cost.
+/// The program that it runs and the cgroup it is in, and what was found out at some cost while both
+/// were so.
 #[derive(Debug, Clone)]
 struct Known {
     exe: Exe,
-    kept: Option<(Wants, Vec<Selector>)>,
+    /// As `/proc/PID/cgroup` had it when somebody last wanted to know.
+    cgroup: Option<Arc<[u8]>>,
+    kept: (Wants, Vec<Selector>),
 }
 
-/// What somebody wants to know of a program.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wants {
-    /// Where it lies.
-    pub path: bool,
-    /// Its hash.
-    pub sha256: bool,
-}
-
-impl Wants {
-    /// Whether anything is wanted.
-    pub fn is_something(self) -> bool {
-        self.path || self.sha256
-    }
-
-    /// Both together.
-    pub fn or(self, other: Self) -> Self {
+impl Known {
+    fn of(exe: Exe) -> Self {
         Self {
-            path: self.path || other.path,
-            sha256: self.sha256 || other.sha256,
+            exe,
+            cgroup: None,
+            kept: Default::default(),
         }
     }
+}
+
+/// A process as it was at one moment.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its directory under `/proc`.
+    pub proc: Arc<ProcDir>,
+    /// The program that it ran.
+    pub exe: Exe,
+    /// The text of its `cgroup`, where that was wanted.
+    pub cgroup: Option<Arc<[u8]>>,
 }
 
 impl Peer {
@@ -195,15 +171,12 @@ impl Peer {
             gid,
             groups,
             pidfd: Arc::new(pidfd),
-            exe: Mutex::new(Known {
-                exe: Exe::Unknown,
-                kept: None,
-            }),
+            known: Mutex::new(Known::of(Exe::Unknown)),
             refused: AtomicBool::new(false),
         };
         let exe = ProcDir::open(pid)?.exe()?;
         peer.still_lives()?;
-        *peer.known() = Known { exe, kept: None };
+        *peer.known() = Known::of(exe);
         Ok(peer)
     }
 
@@ -244,16 +217,25 @@ impl Peer {
     }
 
     /// Makes sure that the process is still there, still whom it was, and still runs the program
-    /// it connected with; hands out what was opened of it on the way.
+    /// it connected with; hands out what was seen of it on the way, its cgroup where that is wanted.
     ///
     /// # Errors
     ///
     /// The process must get nothing, and its connection is not to be used again.
-    pub fn verify(&self) -> Result<ProcDir, PeerError> {
+    pub fn verify(&self, with_cgroup: bool) -> Result<Seen, PeerError> {
         self.verify_ids()?;
         let proc = ProcDir::open(self.pid)?;
-        self.verify_again(&proc)?;
-        Ok(proc)
+        let exe = self.verify_program(&proc)?;
+        let cgroup = with_cgroup.then(|| proc.cgroup()).transpose()?;
+        self.verify_ids()?;
+        // Alive at the end, so what was opened by number is this process's and no other's.
+        self.still_lives()?;
+        let cgroup = cgroup.map(|cgroup| self.note_cgroup(cgroup));
+        Ok(Seen {
+            proc: Arc::new(proc),
+            exe,
+            cgroup,
+        })
     }
 
     /// The last look before an answer goes out: as [`Peer::verify`], through what was opened.
@@ -261,10 +243,14 @@ impl Peer {
     /// # Errors
     ///
     /// As [`Peer::verify`].
-    pub fn verify_again(&self, proc: &ProcDir) -> Result<(), PeerError> {
-        self.verify_program(proc)?;
+    pub fn verify_again(&self, seen: &Seen) -> Result<(), PeerError> {
+        self.verify_program(&seen.proc)?;
+        if let Some(cgroup) = &seen.cgroup
+            && seen.proc.cgroup()? != **cgroup
+        {
+            return Err(PeerError::Moved);
+        }
         self.verify_ids()?;
-        // Alive at the end, so what was opened by number is this process's and no other's.
         self.still_lives()
     }
 
@@ -293,16 +279,16 @@ impl Peer {
 
     /// Another file is another program. A change of its ctime alone (a link was made, a package
     /// replaced it) is none, but what was found out about the file is then void.
-    fn verify_program(&self, proc: &ProcDir) -> Result<(), PeerError> {
+    fn verify_program(&self, proc: &ProcDir) -> Result<Exe, PeerError> {
         let exe = proc.exe()?;
         let mut known = self.known();
         if !known.exe.is_same_program(&exe) {
             return Err(PeerError::ChangedProgram);
         }
         if known.exe != exe {
-            *known = Known { exe, kept: None };
+            *known = Known::of(exe);
         }
-        Ok(())
+        Ok(exe)
     }
 
     /// Whether nothing has been heard of its end. A pidfd can be had even of a process that is
@@ -311,25 +297,38 @@ impl Peer {
         poll_for_end(self.pidfd.as_fd())
     }
 
-    /// What is kept of the program that runs, if it answers all that is wanted.
-    pub fn kept(&self, wanted: Wants) -> Option<Vec<Selector>> {
-        let known = self.known();
-        let (had, selectors) = known.kept.as_ref()?;
-        (had.or(wanted) == *had).then(|| selectors.clone())
-    }
-
-    /// Keeps what was found of the program for as long as it stays untouched: `exe` is what it was
-    /// read from, and `wanted` what was looked for.
-    pub fn keep(&self, exe: Exe, wanted: Wants, selectors: Vec<Selector>) {
+    /// Remembers its cgroup. What was found out while it was in another one is void.
+    fn note_cgroup(&self, cgroup: Vec<u8>) -> Arc<[u8]> {
         let mut known = self.known();
-        if known.exe == exe {
-            known.kept = Some((wanted, selectors));
+        match &known.cgroup {
+            Some(same) if **same == *cgroup => Arc::clone(same),
+            _ => {
+                let cgroup: Arc<[u8]> = cgroup.into();
+                let exe = known.exe;
+                *known = Known::of(exe);
+                known.cgroup = Some(Arc::clone(&cgroup));
+                cgroup
+            }
         }
     }
 
-    /// The program as it was last seen.
-    pub fn exe(&self) -> Exe {
-        self.known().exe
+    /// What was looked for already, and what was found. Facts that depend on the cgroup hold only if
+    /// it was just verified too.
+    pub fn kept(&self) -> (Wants, Vec<Selector>) {
+        self.known().kept.clone()
+    }
+
+    /// Keeps what was found of what was `seen` for as long as that stays as it is; `settled` need not
+    /// be looked for again.
+    pub fn keep(&self, seen: &Seen, settled: Wants, selectors: &[Selector]) {
+        let mut known = self.known();
+        if known.exe == seen.exe && (seen.cgroup.is_none() || known.cgroup == seen.cgroup) {
+            let (had, kept) = &mut known.kept;
+            *had = had.or(settled);
+            let new = selectors.iter().filter(|found| !kept.contains(found));
+            let new: Vec<_> = new.cloned().collect();
+            kept.extend(new);
+        }
     }
 
     /// Lets nothing more be read from the connection.
@@ -344,7 +343,7 @@ impl Peer {
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         // Whoever panicked here left a whole value behind: it is replaced in one piece.
-        self.exe
+        self.known
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -400,28 +399,33 @@ pub mod tests {
         let peer = this_process();
         assert_eq!(peer.uid(), nix::unistd::geteuid().as_raw());
         for _ in 0..3 {
-            let proc = peer.verify().unwrap();
-            peer.verify_again(&proc).unwrap();
+            let seen = peer.verify(true).unwrap();
+            peer.verify_again(&seen).unwrap();
         }
     }
 
     #[test]
-    fn what_is_kept_belongs_to_the_program_and_answers_what_was_looked_for() {
+    fn what_is_kept_belongs_to_the_program_and_the_cgroup_it_was_found_of() {
         let peer = this_process();
-        let selectors = vec!["unix:path:/x".parse().unwrap()];
-        let path = Wants {
-            path: true,
-            sha256: false,
+        let selectors: Vec<Selector> = vec!["unix:path:/x".parse().unwrap()];
+        let mut seen = peer.verify(false).unwrap();
+        seen.exe = Exe::Unknown;
+        peer.keep(&seen, Wants::PATH, &selectors);
+        assert_eq!(peer.kept(), (Wants::NONE, Vec::new()));
+        let seen = peer.verify(true).unwrap();
+        for _ in 0..2 {
+            peer.keep(&seen, Wants::PATH, &selectors);
+        }
+        assert_eq!(peer.kept(), (Wants::PATH, selectors.clone()));
+        peer.note_cgroup(b"0::/elsewhere\n".to_vec());
+        assert_eq!(peer.kept(), (Wants::NONE, Vec::new()));
+        peer.keep(&seen, Wants::PATH, &selectors);
+        assert_eq!(peer.kept(), (Wants::NONE, Vec::new()));
+        let moved = Seen {
+            cgroup: Some(b"0::/elsewhere\n".as_slice().into()),
+            ..seen
         };
-        let both = Wants {
-            path: true,
-            sha256: true,
-        };
-        peer.keep(Exe::Unknown, path, selectors.clone());
-        assert_eq!(peer.kept(path), None);
-        peer.keep(peer.exe(), path, selectors.clone());
-        assert_eq!(peer.kept(path), Some(selectors));
-        assert_eq!(peer.kept(both), None);
+        assert!(matches!(peer.verify_again(&moved), Err(PeerError::Moved)));
     }
 
     #[test]

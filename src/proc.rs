@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 use procfs::FromRead;
-use procfs::process::{Stat, Status};
+use procfs::process::Status;
 use thiserror::Error;
 
 use crate::sys::{self, ExeStat};
@@ -170,21 +170,22 @@ impl ProcDir {
         Ok(numbers == 1 && map(self)? == map(&own)?)
     }
 
+    /// The cgroups that it is in, a line for each hierarchy.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::Gone`] where the process is.
+    pub fn cgroup(&self) -> Result<Vec<u8>, ProcError> {
+        self.read("cgroup")
+    }
+
     /// Whether another process traces it, and could thus act through it.
     ///
     /// # Errors
     ///
     /// [`ProcError::Gone`] where the process is.
     pub fn is_traced(&self) -> Result<bool, ProcError> {
-        // One number of sixty: not worth the parser, since each new connection asks for it. The
-        // kernel escapes line ends in names, so that no process can write such a line itself.
-        let status = self.read("status")?;
-        let mut lines = status.split(|byte| *byte == b'\n');
-        let tracer = lines.find_map(|line| line.strip_prefix(b"TracerPid:\t"));
-        tracer.map(|pid| pid != b"0").ok_or_else(|| {
-            let missing = io::Error::new(io::ErrorKind::InvalidData, "there is no TracerPid");
-            ProcError::Io("status", missing)
-        })
+        traced(&self.read("status")?)
     }
 
     /// When it started, in ticks since boot.
@@ -193,15 +194,11 @@ impl ProcDir {
     ///
     /// [`ProcError::Gone`] where the process is.
     pub fn start_time(&self) -> Result<u64, ProcError> {
-        let stat: Stat = self.parse("stat")?;
-        Ok(stat.starttime)
+        start_time(&self.read("stat")?)
     }
 
     fn parse<T: FromRead>(&self, name: &'static str) -> Result<T, ProcError> {
-        let bytes = self.read(name)?;
-        // The name of a process is whatever its owner likes, and cut off anywhere.
-        let text = String::from_utf8_lossy(&bytes);
-        T::from_read(text.as_bytes()).map_err(|error| ProcError::Io(name, io::Error::other(error)))
+        parsed(name, &self.read(name)?)
     }
 
     fn read(&self, name: &'static str) -> Result<Vec<u8>, ProcError> {
@@ -217,6 +214,38 @@ impl ProcDir {
     }
 }
 
+fn parsed<T: FromRead>(name: &'static str, bytes: &[u8]) -> Result<T, ProcError> {
+    // The name of a process is whatever its owner likes, and cut off anywhere.
+    let text = String::from_utf8_lossy(bytes);
+    T::from_read(text.as_bytes()).map_err(|error| ProcError::Io(name, io::Error::other(error)))
+}
+
+/// Whether the text of a `status` file names a tracer.
+fn traced(status: &[u8]) -> Result<bool, ProcError> {
+    // One number of sixty: not worth the parser, since each new connection asks for it. The
+    // kernel escapes line ends in names, so that no process can write such a line itself.
+    let mut lines = status.split(|byte| *byte == b'\n');
+    let tracer = lines.find_map(|line| line.strip_prefix(b"TracerPid:\t"));
+    tracer.map(|pid| pid != b"0").ok_or_else(|| {
+        let missing = io::Error::new(io::ErrorKind::InvalidData, "there is no TracerPid");
+        ProcError::Io("status", missing)
+    })
+}
+
+/// The start time in the text of a `stat` file, behind the name, which may hold anything.
+fn start_time(stat: &[u8]) -> Result<u64, ProcError> {
+    let fields = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    // The third field of the file follows the name; the start time is the twenty-second.
+    let mut fields = fields.trim_ascii().split(|byte| *byte == b' ').skip(19);
+    let text = fields
+        .next()
+        .and_then(|text| std::str::from_utf8(text).ok());
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        let missing = io::Error::new(io::ErrorKind::InvalidData, "there is no start time");
+        ProcError::Io("stat", missing)
+    })
+}
+
 fn gone_or(what: &'static str, errno: Errno) -> ProcError {
     match errno {
         Errno::ENOENT | Errno::ESRCH => ProcError::Gone,
@@ -229,9 +258,36 @@ pub fn path_text(path: &std::path::Path) -> Option<&str> {
     std::str::from_utf8(path.as_os_str().as_bytes()).ok()
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz {
+    use super::*;
+
+    /// No text makes the parsers panic, and a name that looks like the end of a `stat` line moves
+    /// no field.
+    pub fn process(bytes: &[u8]) {
+        let _ = traced(bytes);
+        let _ = parsed::<Status>("status", bytes);
+        let _ = start_time(bytes);
+        let name = bytes.get(..15).unwrap_or(bytes);
+        let text = [b"7 (".as_slice(), name, b") S 1 7 7 0 -1 4194560 90 0 0 0 0 0 0 0 20 0 1 0 4711 1 1 1 1 1 1 1 1 0 0 0 0 0 0 0 17 0 0 0 0 0 0 1 1 1 1 1 1 1 0\n"];
+        assert_eq!(start_time(&text.concat()).ok(), Some(4711));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_name_of_a_process_moves_a_field(
+            name in "[() SRZ0-9\\n\u{e9}]{0,20}",
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+        ) {
+            fuzz::process(name.as_bytes());
+            fuzz::process(&noise);
+        }
+    }
 
     #[test]
     fn a_process_name_cut_inside_a_character_hides_nothing() {

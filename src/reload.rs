@@ -225,7 +225,7 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
         (
             rules.default_ttl,
             rules.max_ttl,
-            rules.unix,
+            Arc::clone(&rules.attestors),
             config.policy,
             config.limits,
             log,

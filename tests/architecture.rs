@@ -75,6 +75,7 @@ const SAME_FLOOR: &[(&str, &str)] = &[
     ("audit", "peer"),
     ("explain", "attest"),
     ("explain", "peer"),
+    ("explain", "registry"),
     ("workload_api", "pb"),
     ("workload_api", "proto_json"),
     ("admin", "pb"),

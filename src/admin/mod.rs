@@ -88,10 +88,10 @@ fn check(peer: &Peer) -> Result<(), &'static str> {
     if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
         return Err("only root and the user of the agent administer it");
     }
-    let proc = peer
-        .verify()
+    let seen = peer
+        .verify(false)
         .map_err(|_| "the caller is not the process that connected")?;
-    match proc.shares_namespaces_with_us() {
+    match seen.proc.shares_namespaces_with_us() {
         Ok(true) => Ok(()),
         Ok(false) => Err("the caller is in another pid or user namespace than the agent"),
         Err(_) => Err("the namespaces of the caller cannot be told"),

@@ -42,8 +42,7 @@ impl Processes for ProcessesService {
             Err(error) => return Ok(Response::new(unattested(request.pid, &error))),
         };
         let now = Arc::clone(&self.registry.borrow());
-        let (origin, entries) = (Origin::Number, now.entries.clone());
-        let explained = explain(&self.attestor, &peer, origin, entries, now.unix, question).await;
+        let explained = explain(&self.attestor, &peer, Origin::Number, &now, question).await;
         let reply = explained.map_or_else(
             |error| Explanation {
                 uid: peer.uid(),

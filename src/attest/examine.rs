@@ -1,15 +1,13 @@
 //! A look at everything that can be told of a process, for people: where it was read, and why the
 //! rest of it cannot be told.
 
-use std::io;
-use std::path::Path;
-
-use super::unix::{Effort, Search, UnixSpec, inode_at};
-use super::{Asked, WorkloadAttestor};
+use super::facts::{self, AttestorSpecs};
+use super::findings::Silence;
+use super::unix::{Effort, replaced};
+use super::{Ask, WorkloadAttestor};
 use crate::peer::{Peer, PeerError, Wants};
 use crate::proc::{Exe, path_text};
 use crate::selector::{Selector, SelectorSet};
-use crate::sys::ExeStat;
 
 /// Something that could not be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,24 +35,13 @@ impl WorkloadAttestor {
     /// # Errors
     ///
     /// As [`WorkloadAttestor::attest`].
-    pub async fn examine(&self, peer: &Peer, spec: UnixSpec) -> Result<Examined, PeerError> {
-        let everything = Asked {
-            program: Wants {
-                path: true,
-                sha256: true,
-            },
-            user: true,
-            group: true,
-        };
-        let found = self.attest_for(peer, spec, |_| everything).await?;
-        let search = self.search(peer, peer.verify()?.into(), everything.program, spec);
-        let program = search.proc.exe_path().ok();
+    pub async fn examine(&self, peer: &Peer, specs: &AttestorSpecs) -> Result<Examined, PeerError> {
+        let (found, silent) = self.attest_for(peer, Ask::Everything, specs).await?;
+        let program = peer.verify(false)?.proc.exe_path().ok();
         let program = program.and_then(|path| path_text(&path).map(str::to_owned));
+        peer.verify(false)?;
         let mut doubts = about_names(&found, peer.uid(), peer.gid());
-        let known = found.clone();
-        let looked = self.in_turn(peer.uid(), move || about_program(&search, &known));
-        doubts.extend(looked.await.unwrap_or_default());
-        peer.verify()?;
+        doubts.extend(about_facts(&found, &silent, specs));
         Ok(Examined {
             found,
             doubts,
@@ -82,6 +69,8 @@ pub fn source(selector: &Selector, origin: Origin) -> &'static str {
         ("unix:group" | "unix:supplementary_group", _) => "the group database",
         ("unix:path", _) => "/proc/PID/exe, the file at that path",
         ("unix:sha256", _) => "/proc/PID/exe, its content",
+        ("ns:host", _) => "/proc/PID/ns/pid and user, /proc/PID/cgroup",
+        ("container:id", _) => "/proc/PID/cgroup",
         _ => "its attestor",
     }
 }
@@ -101,111 +90,51 @@ fn about_names(found: &SelectorSet, uid: u32, gid: u32) -> Vec<Doubt> {
     doubts
 }
 
-/// Why path and hash are not known, as far as they are not. May wait for file systems.
-fn about_program(search: &Search, found: &SelectorSet) -> Vec<Doubt> {
-    let known = |name: &str| found.iter().any(|selector| selector.name() == name);
-    let mut doubts = Vec::new();
-    let reasons: [(&'static str, Why); 2] =
-        [("unix:path", why_no_path), ("unix:sha256", why_no_hash)];
-    for (name, why) in reasons {
-        if known(name) {
-            continue;
-        }
-        let reason = match why_nothing(search) {
-            Some(reason) => reason,
-            None => {
-                let Exe::File(exe) = search.exe else { continue };
-                why(search, &exe)
-            }
-        };
-        doubts.push(Doubt { name, reason });
-    }
-    doubts
-}
+/// What there is to tell of a process beyond names: the name of its selectors, the fact that they are,
+/// and what it hangs on.
+const FACTS: [(&str, Wants, Wants); 4] = [
+    ("unix:path", Wants::PATH, Wants::NONE),
+    ("unix:sha256", Wants::SHA256, Wants::NONE),
+    ("ns:host", Wants::HOST, Wants::NONE),
+    ("container:id", Wants::CONTAINER, Wants::NONE),
+];
 
-type Why = fn(&Search, &ExeStat) -> String;
-
-/// What keeps everything about the program from being told.
-fn why_nothing(search: &Search) -> Option<String> {
-    let reason = if !search.spec.discover_path {
-        "it is not looked for: write attestor \"unix\" { discover_workload_path = true }"
-    } else if search.exe == Exe::Unknown {
-        "the agent may not look at the program: it lacks CAP_SYS_PTRACE, or the process hides it"
-    } else if search.proc.is_traced().unwrap_or(false) {
-        "the process is traced, so that another one can act through it"
-    } else {
-        return None;
+/// Why the rest is not known.
+fn about_facts(found: &SelectorSet, silent: &[Silence], specs: &AttestorSpecs) -> Vec<Doubt> {
+    let known = |fact| found.iter().any(|one| facts::wants(one).meets(fact));
+    let named = |name: &str| {
+        found
+            .iter()
+            .any(|one| one.name() == name || one.kind() == name)
     };
-    Some(reason.to_owned())
-}
-
-fn why_no_path(search: &Search, exe: &ExeStat) -> String {
-    try_why_no_path(search, exe).unwrap_or_else(|error| error.to_string())
-}
-
-fn try_why_no_path(search: &Search, exe: &ExeStat) -> io::Result<String> {
-    if Some(search.proc.user_namespace()?) != search.own_user_namespace {
-        return Ok(
-            "the process is in another user namespace, where paths are what its owner mounts there"
-                .to_owned(),
-        );
-    }
-    let path = search.proc.exe_path()?;
-    Ok(replaced(&path, exe, Effort::Full)?.unwrap_or_else(|| {
-        let text = path_text(&path).is_some_and(|text| !text.chars().any(char::is_control));
-        let reason = if text {
-            "it could not be told in time"
+    let unknown = FACTS.iter().filter(|(name, ..)| !named(name));
+    let doubts = unknown.map(|(name, fact, on)| {
+        let fact = if on.is_empty() || known(*on) {
+            *fact
         } else {
-            "the path is no text, or holds control characters"
+            *on
         };
-        reason.to_owned()
-    }))
-}
-
-/// Whether the path of a program leads to that program no longer, in words.
-fn replaced(path: &Path, exe: &ExeStat, effort: Effort) -> io::Result<Option<String>> {
-    let shown = path.display();
-    if exe.links == 0 {
-        return Ok(Some(
-            "the file was replaced or deleted since the program started: restart it".to_owned(),
-        ));
-    }
-    Ok(match inode_at(path, effort)? {
-        Some(id) if id == exe.id => None,
-        Some(_) => Some(format!(
-            "another file lies at {shown}: it was replaced since the program started, or the \
-             process has mounts of its own"
-        )),
-        None => Some(format!(
-            "the agent finds no file at {shown}: it was moved, or the process has mounts of its own"
-        )),
-    })
-}
-
-fn why_no_hash(search: &Search, _: &ExeStat) -> String {
-    let UnixSpec {
-        hash, size_limit, ..
-    } = search.spec;
-    if !hash {
-        return "programs are not hashed: workload_size_limit is -1".to_owned();
-    }
-    let size = search.proc.open_exe().and_then(|file| file.metadata());
-    match (size.map(|meta| meta.len()), size_limit) {
-        (Ok(size), Some(limit)) if size > limit => {
-            format!("the program has {size} bytes, and workload_size_limit is {limit}")
-        }
-        (Err(error), _) => format!("the program cannot be read: {error}"),
-        _ => "it could not be told in time".to_owned(),
-    }
+        let reasons = silent.iter().filter(|silence| silence.fact.meets(fact));
+        let reasons: Vec<_> = reasons.map(|silence| &*silence.why).collect();
+        let reason = match specs.lack(fact) {
+            Some((why, help)) => format!("{why}: {help}"),
+            None => reasons.join("; "),
+        };
+        Doubt { name, reason }
+    });
+    doubts.collect()
 }
 
 /// Whether the program of a process was replaced since it started, as far as the kernel has that in
 /// memory.
 pub fn is_replaced(peer: &Peer) -> bool {
-    let (Ok(proc), Exe::File(exe)) = (peer.verify(), peer.exe()) else {
+    let Ok(seen) = peer.verify(false) else {
         return false;
     };
-    let path = proc.exe_path();
+    let Exe::File(exe) = seen.exe else {
+        return false;
+    };
+    let path = seen.proc.exe_path();
     let replaced = path.and_then(|path| replaced(&path, &exe, Effort::Quick));
     matches!(replaced, Ok(Some(_)))
 }

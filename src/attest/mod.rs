@@ -1,64 +1,85 @@
 //! What is known of a caller: the selectors that the kernel vouches for.
 //!
-//! Cheap facts are found for every call. What costs more (where the program lies, its hash) is
-//! found only when some entry would match if it held, and kept as long as the program is
-//! untouched. Around everything stands [`Peer::verify`]: all facts are of one process that ran
-//! one program from the first fact to the last.
+//! Cheap facts are found for every call. What costs more (where the program lies, its hash, the
+//! container) is found only when some entry would match if it held, and kept as long as program and
+//! cgroup stay untouched. Around everything stands [`Peer::verify`]: all facts are of one process
+//! that ran one program from the first fact to the last. An attestor that fails, or takes too long,
+//! loses its own selectors and no others.
 
 mod accounts;
+mod cgroup;
 pub mod examine;
-pub mod hash;
+pub mod facts;
+mod findings;
+mod hash;
 pub mod names;
+mod place;
+mod program;
 pub mod unix;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use self::accounts::{Accounts, Number};
-use self::hash::Hasher;
+use self::cgroup::Hierarchies;
+use self::facts::AttestorSpecs;
+use self::findings::{Findings, Silence};
 use self::names::Names;
-use self::unix::{Effort, Search, UnixSpec};
+use self::program::Programs;
 use crate::entry::EntrySet;
-use crate::peer::{Peer, PeerError, Wants};
-use crate::proc::ProcDir;
+use crate::peer::{Peer, PeerError, Seen, Wants};
+use crate::quiet::Quiet;
 use crate::selector::{Selector, SelectorSet};
 
-/// How long the look at a program may take.
-const TIMEOUT: Duration = Duration::from_secs(2);
-/// Users whose turns are remembered before idle ones are forgotten.
-const MAX_TURNS: usize = 1024;
+#[cfg(any(test, fuzzing))]
+pub use self::cgroup::fuzz;
 
 /// Finds the selectors of callers.
 #[derive(Debug)]
 pub struct WorkloadAttestor {
-    hasher: Arc<Hasher>,
-    /// Who looks at programs at the moment, by user.
-    turns: Mutex<HashMap<u32, Arc<Semaphore>>>,
+    programs: Programs,
+    hierarchies: Hierarchies,
     names: watch::Receiver<Arc<Names>>,
     accounts: Accounts,
-    own_user_namespace: Option<(u64, u64)>,
+    /// What did not work, by user.
+    failures: Quiet<(u32, Wants)>,
+}
+
+/// What is to be found out.
+#[derive(Debug, Clone, Copy)]
+enum Ask<'a> {
+    /// That by which one of these entries could match.
+    For(&'a EntrySet),
+    /// Everything, and why the rest is not found: what is kept does not tell that.
+    Everything,
+}
+
+impl Ask<'_> {
+    /// What is wanted next, once this much is known.
+    fn wants(self, found: &SelectorSet) -> Wants {
+        match self {
+            Self::For(entries) => entries.asked(found).fold(Wants::NONE, |wants, name| {
+                wants.or(facts::wants_by_name(name))
+            }),
+            Self::Everything => Wants::ALL,
+        }
+    }
 }
 
 impl WorkloadAttestor {
-    /// With the attestors that are configured.
+    /// With nothing known yet.
     pub fn new(names: watch::Receiver<Arc<Names>>) -> Self {
-        let own = libc::pid_t::try_from(std::process::id()).unwrap_or(0);
-        let own_user_namespace = crate::proc::ProcDir::open(own)
-            .ok()
-            .and_then(|proc| proc.user_namespace().ok());
         Self {
-            hasher: Arc::default(),
-            turns: Mutex::default(),
+            programs: Programs::new(),
+            hierarchies: Hierarchies::of_self(),
             names,
             accounts: Accounts::default(),
-            own_user_namespace,
+            failures: Quiet::default(),
         }
     }
 
-    /// The selectors of a caller that `unix` may find, as many as `entries` can need.
+    /// The selectors of a caller, as many as `entries` can need.
     ///
     /// # Errors
     ///
@@ -68,20 +89,21 @@ impl WorkloadAttestor {
         &self,
         peer: &Peer,
         entries: &EntrySet,
-        unix: UnixSpec,
+        specs: &AttestorSpecs,
     ) -> Result<SelectorSet, PeerError> {
-        let ask = |told: &SelectorSet| Asked::of(entries.asked(told));
-        self.attest_for(peer, unix, ask).await
+        let (found, silent) = self.attest_for(peer, Ask::For(entries), specs).await?;
+        self.complain(peer, &silent);
+        Ok(found)
     }
 
-    /// As [`WorkloadAttestor::attest`], as much as is asked for after what the connection tells.
+    /// What is found of a caller, and what was looked for in vain.
     async fn attest_for(
         &self,
         peer: &Peer,
-        unix: UnixSpec,
-        ask: impl FnOnce(&SelectorSet) -> Asked,
-    ) -> Result<SelectorSet, PeerError> {
-        let result = match self.observe(peer, unix, ask).await {
+        ask: Ask<'_>,
+        specs: &AttestorSpecs,
+    ) -> Result<(SelectorSet, Vec<Silence>), PeerError> {
+        let result = match self.observe(peer, ask, specs).await {
             // Another call on this connection may have found a contradiction meanwhile.
             Ok(_) if peer.is_refused() => Err(PeerError::Refused),
             result => result,
@@ -92,176 +114,122 @@ impl WorkloadAttestor {
         result
     }
 
-    fn search(&self, peer: &Peer, proc: Arc<ProcDir>, wanted: Wants, spec: UnixSpec) -> Search {
-        Search {
-            proc,
-            exe: peer.exe(),
-            wanted,
-            spec,
-            own_user_namespace: self.own_user_namespace,
-            hasher: Arc::clone(&self.hasher),
-        }
-    }
-
-    /// Facts about the program, which are kept. What the kernel does not have in memory is looked
-    /// for beside the threads that serve.
-    async fn program(
-        &self,
-        peer: &Peer,
-        proc: &Arc<ProcDir>,
-        wanted: Wants,
-        spec: UnixSpec,
-    ) -> Vec<Selector> {
-        let search = self.search(peer, Arc::clone(proc), wanted, spec);
-        let exe = search.exe;
-        if let Ok(found) = search.run(Effort::Quick) {
-            peer.keep(exe, wanted, found.clone());
-            return found;
-        }
-        let looked = self.in_turn(peer.uid(), move || search.run(Effort::Full));
-        match looked.await {
-            Some(Ok(found)) => {
-                peer.keep(exe, wanted, found.clone());
-                found
-            }
-            Some(Err(reason)) => {
-                tracing::warn!(pid = peer.pid(), uid = peer.uid(), %reason, "the program cannot be told");
-                Vec::new()
-            }
-            None => {
-                let seconds = TIMEOUT.as_secs();
-                tracing::warn!(
-                    pid = peer.pid(),
-                    uid = peer.uid(),
-                    seconds,
-                    "the program cannot be told in time"
-                );
-                Vec::new()
-            }
-        }
-    }
-
-    /// Does something beside the threads that serve, for a limited time, and one thing at a time for
-    /// each user: the file system that a program lies on is its owner's choice, and may never answer.
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        uid: u32,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
-        let turn = self.turn_of(uid);
-        let done = async {
-            let turn = turn.acquire_owned().await;
-            tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                work()
-            })
-            .await
-        };
-        tokio::time::timeout(TIMEOUT, done).await.ok()?.ok()
-    }
-
-    fn turn_of(&self, uid: u32) -> Arc<Semaphore> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if turns.len() >= MAX_TURNS {
-            turns.retain(|_, turn| turn.available_permits() == 0);
-        }
-        let turn = turns
-            .entry(uid)
-            .or_insert_with(|| Arc::new(Semaphore::new(1)));
-        Arc::clone(turn)
-    }
-
     async fn observe(
         &self,
         peer: &Peer,
-        spec: UnixSpec,
-        ask: impl FnOnce(&SelectorSet) -> Asked,
-    ) -> Result<SelectorSet, PeerError> {
+        ask: Ask<'_>,
+        specs: &AttestorSpecs,
+    ) -> Result<(SelectorSet, Vec<Silence>), PeerError> {
         if peer.is_refused() {
             return Err(PeerError::Refused);
         }
-        let told: SelectorSet = unix::cheap(peer, &self.names.borrow())
-            .into_iter()
-            .collect();
-        let asked = ask(&told);
-        let mut found = told.with(self.names_of(peer, asked).await);
-        let proc = peer.verify()?;
-        if asked.program.is_something() && spec.discover_path {
-            // What is kept was found of the very program that was verified just now.
-            let kept = peer.kept(asked.program);
-            if let Some(kept) = kept {
-                found = found.with(kept);
-            } else {
-                let proc = Arc::new(proc);
-                found = found.with(self.program(peer, &proc, asked.program, spec).await);
-                peer.verify_again(&proc)?;
-            }
+        let told = unix::cheap(peer, &self.names.borrow());
+        let told: SelectorSet = told.into_iter().collect();
+        let mut wanted = ask.wants(&told).and(specs.gives());
+        // Names belong to numbers and not to the process, which is looked at after them.
+        let mut found = told.with(self.names_of(peer, wanted).await);
+        let seen = peer.verify(wanted.meets(Wants::OF_CGROUP))?;
+        if wanted.without(Wants::NAMES).is_empty() {
+            return Ok((found, Vec::new()));
         }
-        Ok(found)
+        // What is kept was found of the very program and cgroup that were verified just now.
+        let (known, kept) = match ask {
+            Ask::For(_) => peer.kept(),
+            Ask::Everything => Default::default(),
+        };
+        let known = known.or(Wants::NAMES);
+        let (mut looked, mut fresh) = (known, Findings::default());
+        loop {
+            let findings = self.look(peer, &seen, wanted.without(looked), specs).await;
+            looked = looked.or(wanted);
+            let kept = kept.iter().filter(|one| facts::wants(one).meets(wanted));
+            found = found.with(findings.selectors.iter().chain(kept).cloned());
+            fresh.absorb(findings);
+            // Where a caller is decides whether more is worth its price.
+            let more = ask.wants(&found).and(specs.gives()).without(wanted);
+            if more.is_empty() {
+                break;
+            }
+            wanted = wanted.or(more);
+        }
+        if looked != known {
+            peer.verify_again(&seen)?;
+            peer.keep(&seen, fresh.settled, &fresh.selectors);
+        }
+        Ok((found, fresh.silent))
     }
 
-    /// The names of the user and the group, as far as they are asked for.
-    async fn names_of(&self, peer: &Peer, asked: Asked) -> Vec<Selector> {
+    /// Looks at a process for what is wanted, at everything together.
+    async fn look(
+        &self,
+        peer: &Peer,
+        seen: &Seen,
+        wanted: Wants,
+        specs: &AttestorSpecs,
+    ) -> Findings {
+        let mut findings = place::look(seen, wanted.and(Wants::PLACE), &self.hierarchies);
+        let program = self.programs.look(peer, seen, wanted, &specs.unix).await;
+        findings.absorb(program);
+        findings
+    }
+
+    /// The names of the user and the group, as far as they are wanted.
+    async fn names_of(&self, peer: &Peer, wanted: Wants) -> Vec<Selector> {
         let mut found = Vec::new();
-        if asked.user
+        if wanted.meets(Wants::USER)
             && let Some(name) = self.accounts.name(Number::User(peer.uid())).await
         {
             found.extend(Selector::from_parts("unix:user", name));
         }
-        if asked.group
+        if wanted.meets(Wants::GROUP)
             && let Some(name) = self.accounts.name(Number::Group(peer.gid())).await
         {
             found.extend(Selector::from_parts("unix:group", name));
         }
         found
     }
-}
 
-/// What some entry asks for that the connection does not tell.
-#[derive(Debug, Clone, Copy, Default)]
-struct Asked {
-    /// Facts about the program.
-    program: Wants,
-    /// The name of the user, whatever it is.
-    user: bool,
-    /// The name of the group.
-    group: bool,
-}
-
-impl Asked {
-    fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        let mut asked = Self::default();
-        for name in names {
-            asked.program = asked.program.or(unix::wants_by_name(name));
-            asked.user |= name == "unix:user";
-            asked.group |= name == "unix:group";
+    /// Tells what did not work, which is the operator's to mend.
+    fn complain(&self, peer: &Peer, silent: &[Silence]) {
+        for silence in silent.iter().filter(|silence| silence.failed) {
+            if let Some(suppressed) = self.failures.may_say((peer.uid(), silence.fact)) {
+                tracing::warn!(
+                    pid = peer.pid(),
+                    uid = peer.uid(),
+                    facts = silence.fact.names(),
+                    reason = %silence.why,
+                    suppressed,
+                    "something about a caller cannot be told"
+                );
+            }
         }
-        asked
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::time::Duration;
+
+    use super::unix::UnixSpec;
     use super::*;
     use crate::entry::tests::entry;
     use crate::peer::tests::this_process;
 
-    const PATH: Wants = Wants {
-        path: true,
-        sha256: false,
-    };
+    /// What attestors may do in tests.
+    pub fn specs(discover_path: bool) -> AttestorSpecs {
+        AttestorSpecs {
+            unix: UnixSpec {
+                discover_path,
+                size_limit: None,
+                hash: true,
+                timeout: Duration::from_secs(2),
+            },
+        }
+    }
 
     fn attestor() -> WorkloadAttestor {
         let (_, names) = watch::channel(Arc::default());
         WorkloadAttestor::new(names)
-    }
-
-    fn spec(discover_path: bool) -> UnixSpec {
-        UnixSpec {
-            discover_path,
-            size_limit: None,
-            hash: true,
-        }
     }
 
     fn texts(set: &SelectorSet) -> Vec<String> {
@@ -280,24 +248,25 @@ mod tests {
             let entries = [entry("e", "spiffe://td/e", &[uid, "unix:path:/bin/x"])];
             let entries: EntrySet = entries.into_iter().collect();
             attestor()
-                .attest(&peer, &entries, spec(discover))
+                .attest(&peer, &entries, &specs(discover))
                 .await
                 .unwrap()
         };
         assert!(!texts(&attest(&other, true).await).contains(&path));
-        assert!(peer.kept(PATH).is_none());
+        assert!(!peer.kept().0.meets(Wants::PATH));
         assert!(!texts(&attest(&own, false).await).contains(&path));
         assert!(texts(&attest(&own, true).await).contains(&path));
-        assert!(peer.kept(PATH).is_some());
+        assert!(peer.kept().0.meets(Wants::PATH));
     }
 
     #[tokio::test]
     async fn a_connection_that_was_refused_stays_refused() {
         let peer = this_process();
         let entries = EntrySet::default();
-        assert!(attestor().attest(&peer, &entries, spec(true)).await.is_ok());
+        let specs = specs(true);
+        assert!(attestor().attest(&peer, &entries, &specs).await.is_ok());
         peer.refuse();
-        let refused = attestor().attest(&peer, &entries, spec(true)).await;
+        let refused = attestor().attest(&peer, &entries, &specs).await;
         assert!(matches!(refused, Err(PeerError::Refused)));
     }
 }

@@ -1,16 +1,19 @@
 //! The `unix` attestor: user, groups and program of a process.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
+use super::facts::{Wanted, is_digest};
+use super::findings::Findings;
 use super::hash::Hasher;
 use super::names::Names;
-use crate::entry::Field;
 use crate::peer::{Peer, Wants};
 use crate::proc::{Exe, ProcDir, path_text};
 use crate::selector::Selector;
@@ -31,19 +34,8 @@ pub struct UnixSpec {
     pub size_limit: Option<u64>,
     /// Whether programs are hashed.
     pub hash: bool,
-}
-
-/// A selector that some entry asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// Found without looking up anything.
-    Plain,
-    /// Needs the name of a user.
-    User(String),
-    /// Needs the name of a group.
-    Group(String),
-    /// Needs the program.
-    Program,
+    /// How long the look at a program may take.
+    pub timeout: Duration,
 }
 
 /// Checks the value of a `unix` selector.
@@ -51,8 +43,8 @@ pub enum Wanted {
 /// # Errors
 ///
 /// What is wrong with it, and how it is written.
-pub fn check(selector: &Selector) -> Result<Wanted, String> {
-    let Some((name, value)) = selector.value().split_once(':') else {
+pub fn check(value: &str) -> Result<Wanted, String> {
+    let Some((name, value)) = value.split_once(':') else {
         return Err("it is written unix:NAME:VALUE, such as unix:uid:1001".to_owned());
     };
     if value.is_empty() {
@@ -67,16 +59,10 @@ pub fn check(selector: &Selector) -> Result<Wanted, String> {
         },
         "user" => Ok(Wanted::User(value.to_owned())),
         "group" | "supplementary_group" => Ok(Wanted::Group(value.to_owned())),
-        "path" if value.starts_with('/') => Ok(Wanted::Program),
+        "path" if value.starts_with('/') => Ok(Wanted::Plain),
         "path" => Err("unix:path takes an absolute path".to_owned()),
-        "sha256" => {
-            let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-            if value.len() == 64 && value.bytes().all(digit) {
-                Ok(Wanted::Program)
-            } else {
-                Err("unix:sha256 takes 64 hexadecimal digits in lower case".to_owned())
-            }
-        }
+        "sha256" if is_digest(value) => Ok(Wanted::Plain),
+        "sha256" => Err("unix:sha256 takes 64 hexadecimal digits in lower case".to_owned()),
         _ => Err(format!(
             "there is no unix:{name}; there are uid, gid, user, group, supplementary_gid, \
              supplementary_group, path, sha256"
@@ -84,22 +70,18 @@ pub fn check(selector: &Selector) -> Result<Wanted, String> {
     }
 }
 
-/// Checks what a field of a template stands for: something of which a process has one at most.
+/// Checks the name of a field of a template: of what it stands for, a process has one at most.
 ///
 /// # Errors
 ///
 /// What is wrong with it, and what there is.
-pub fn check_field(field: &Field) -> Result<(), String> {
-    match field.as_str() {
-        "unix:uid" | "unix:gid" | "unix:user" | "unix:group" | "unix:path" | "unix:sha256" => {
-            Ok(())
+pub fn check_field(name: &str) -> Result<(), &'static str> {
+    match name {
+        "uid" | "gid" | "user" | "group" | "path" | "sha256" => Ok(()),
+        "supplementary_gid" | "supplementary_group" => {
+            Err("a process has any number of supplementary groups")
         }
-        "unix:supplementary_gid" | "unix:supplementary_group" => Err(format!(
-            "a process has any number of what {field} stands for"
-        )),
-        _ => Err(format!(
-            "there is no {field}; there are uid, gid, user, group, path, sha256 of unix"
-        )),
+        _ => Err("there are unix:uid, gid, user, group, path and sha256"),
     }
 }
 
@@ -112,16 +94,14 @@ pub fn is_by_name(selector: &Selector) -> bool {
         && selector.kind() == KIND
 }
 
-/// What a selector wants to know of the program: a narrowing within one user, no boundary.
-pub fn wants(selector: &Selector) -> Wants {
-    wants_by_name(selector.name())
-}
-
-/// As [`wants`], of all selectors with this name.
-pub fn wants_by_name(name: &str) -> Wants {
-    Wants {
-        path: name == "unix:path",
-        sha256: name == "unix:sha256",
+/// The fact that `unix` selectors with this name are.
+pub fn wants(name: &str) -> Wants {
+    match name {
+        "path" => Wants::PATH,
+        "sha256" => Wants::SHA256,
+        "user" => Wants::USER,
+        "group" => Wants::GROUP,
+        _ => Wants::NONE,
     }
 }
 
@@ -174,8 +154,8 @@ pub struct Search {
     pub exe: Exe,
     /// What to find.
     pub wanted: Wants,
-    /// What may be found.
-    pub spec: UnixSpec,
+    /// Largest program that is hashed, in bytes; `None` hashes any.
+    pub size_limit: Option<u64>,
     /// The user namespace of the agent.
     pub own_user_namespace: Option<(u64, u64)>,
     /// Computes hashes.
@@ -183,50 +163,89 @@ pub struct Search {
 }
 
 impl Search {
-    /// Path and hash of the program, each only where it is certain. What is not found is not there:
-    /// it may be kept.
+    /// Path and hash of the program, each only where it is certain.
     ///
     /// # Errors
     ///
     /// Something did not work that may work the next time.
-    pub fn run(&self, effort: Effort) -> io::Result<Vec<Selector>> {
+    pub fn run(&self, effort: Effort) -> io::Result<Findings> {
+        let mut findings = Findings::default();
         let Exe::File(exe) = self.exe else {
-            return Ok(Vec::new());
+            let why = "the agent may not look at the program: it lacks CAP_SYS_PTRACE, or the \
+                       process hides it";
+            findings.none(self.wanted, why);
+            return Ok(findings);
         };
         // A tracer acts through the process it traces, whatever program that is.
         if self.proc.is_traced().map_err(io::Error::other)? {
-            return Ok(Vec::new());
+            let why = "the process is traced, so that another one can act through it";
+            findings.none(self.wanted, why);
+            return Ok(findings);
         }
-        let mut found = Vec::new();
-        if self.wanted.path
-            && let Some(path) = self.certain_path(&exe, effort)?
-        {
-            found.extend(Selector::from_parts(KIND, format!("{PATH}{path}")));
+        if self.wanted.meets(Wants::PATH) {
+            match self.certain_path(&exe, effort)? {
+                Ok(path) => findings.found(Wants::PATH, KIND, format_args!("{PATH}{path}")),
+                Err(why) => findings.none(Wants::PATH, why),
+            }
         }
-        if self.wanted.sha256
-            && self.spec.hash
-            && effort.may_read()?
-            && let Some(digest) = self.hasher.hash(&self.proc, &exe, self.spec.size_limit)?
-        {
-            found.extend(Selector::from_parts(KIND, format!("{SHA256}{digest}")));
+        if self.wanted.meets(Wants::SHA256) && effort.may_read()? {
+            match self.hasher.hash(&self.proc, &exe, self.size_limit)? {
+                Some(hash) => findings.found(Wants::SHA256, KIND, format_args!("{SHA256}{hash}")),
+                None => findings.none(
+                    Wants::SHA256,
+                    "the program is larger than workload_size_limit",
+                ),
+            }
         }
-        Ok(found)
+        Ok(findings)
     }
 
-    /// The path of the program, if the agent finds the very same file there.
+    /// The path of the program, if the agent finds the very same file there, or why it is not certain.
     ///
     /// The path that the kernel gives is that of the process's own mount namespace, where its owner
     /// can mount what he likes over `/usr/bin`. So the process must be in our user namespace, its
     /// file must still have a name, and that name must lead here to that inode, through no link.
-    fn certain_path(&self, exe: &ExeStat, effort: Effort) -> io::Result<Option<String>> {
-        let namespace = self.proc.user_namespace()?;
-        if Some(namespace) != self.own_user_namespace || exe.links == 0 {
-            return Ok(None);
+    fn certain_path(
+        &self,
+        exe: &ExeStat,
+        effort: Effort,
+    ) -> io::Result<Result<String, Cow<'static, str>>> {
+        if Some(self.proc.user_namespace()?) != self.own_user_namespace {
+            let why = "the process is in another user namespace, where paths are what its owner \
+                       mounts there";
+            return Ok(Err(why.into()));
         }
         let path = self.proc.exe_path()?;
-        let same = inode_at(&path, effort)? == Some(exe.id);
-        Ok(path_text(&path).filter(|_| same).map(str::to_owned))
+        Ok(match (replaced(&path, exe, effort)?, path_text(&path)) {
+            (Some(why), _) => Err(why.into()),
+            (None, Some(path)) => Ok(path.to_owned()),
+            (None, None) => Err("the path is no text".into()),
+        })
     }
+}
+
+/// Whether the path of a program leads to that program no longer, in words.
+///
+/// # Errors
+///
+/// Those of `openat2` and `statx`; [`io::ErrorKind::WouldBlock`] where a quick look does not do.
+pub fn replaced(path: &Path, exe: &ExeStat, effort: Effort) -> io::Result<Option<String>> {
+    let shown = path.display();
+    if exe.links == 0 {
+        return Ok(Some(
+            "the file was replaced or deleted since the program started: restart it".to_owned(),
+        ));
+    }
+    Ok(match inode_at(path, effort)? {
+        Some(id) if id == exe.id => None,
+        Some(_) => Some(format!(
+            "another file lies at {shown}: it was replaced since the program started, or the \
+             process has mounts of its own"
+        )),
+        None => Some(format!(
+            "the agent finds no file at {shown}: it was moved, or the process has mounts of its own"
+        )),
+    })
 }
 
 /// What lies at a path that somebody else chose; nothing if it cannot be reached without links.
@@ -234,7 +253,7 @@ impl Search {
 /// # Errors
 ///
 /// Those of `openat2` and `statx`; [`io::ErrorKind::WouldBlock`] where a quick look does not do.
-pub fn inode_at(path: &Path, effort: Effort) -> io::Result<Option<(u64, u64)>> {
+fn inode_at(path: &Path, effort: Effort) -> io::Result<Option<(u64, u64)>> {
     let mut resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     if effort == Effort::Quick {
         resolve |= ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
@@ -257,7 +276,7 @@ mod tests {
 
     #[test]
     fn each_selector_is_checked_for_what_its_attestor_can_produce() {
-        let check = |text: &str| check(&text.parse().unwrap());
+        let check = |text: &str| super::super::facts::check(&text.parse().unwrap());
         let hash = "a".repeat(64);
         assert_eq!(check("unix:uid:0"), Ok(Wanted::Plain));
         assert_eq!(
@@ -268,8 +287,10 @@ mod tests {
             check("unix:supplementary_group:adm"),
             Ok(Wanted::Group("adm".into()))
         );
-        assert_eq!(check("unix:path:/a:b"), Ok(Wanted::Program));
-        assert_eq!(check(&format!("unix:sha256:{hash}")), Ok(Wanted::Program));
+        assert_eq!(check("ns:host"), Ok(Wanted::Plain));
+        assert_eq!(check(&format!("container:id:{hash}")), Ok(Wanted::Plain));
+        assert_eq!(check("unix:path:/a:b"), Ok(Wanted::Plain));
+        assert_eq!(check(&format!("unix:sha256:{hash}")), Ok(Wanted::Plain));
         for text in [
             "unix:uid",
             "unix:uid:",
@@ -280,6 +301,9 @@ mod tests {
             "unix:path:bin/x",
             "unix:sha256:abc",
             "unix:pid:1",
+            "ns:guest",
+            "container:id:abc",
+            "uid:1",
             &format!("unix:sha256:{}", hash.to_uppercase()),
         ] {
             assert!(check(text).is_err(), "{text}");

@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
 use super::diagnostic::Diagnostics;
 use super::hcl::Block;
-use super::options::LIMITS;
+use super::options::{LIMITS, UNIX};
 use super::{Config, entries, issuers, lints, token_files};
 use crate::admin::facts_http::FactsAddress;
+use crate::attest::facts::AttestorSpecs;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
 use crate::conn::PeerCheck;
@@ -58,12 +60,11 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     };
     sockets(agent, &admin_socket_path, &mut context);
     let metrics = metrics(root, &mut context);
-    let unix = attestors(root, &mut context);
     let rules = Rules {
         trust_domain,
         default_ttl,
         max_ttl,
-        unix,
+        attestors: Arc::new(attestors(root)),
         issuers: issuers::build(root, &mut context),
     };
     issuers::choose_bundle_issuer(agent, &mut context);
@@ -246,29 +247,21 @@ fn texts(block: &Block, name: &str) -> Vec<String> {
     items.into_iter().map(|(text, _)| text).collect()
 }
 
-fn attestors(root: &Block, context: &mut Context<'_>) -> UnixSpec {
-    let mut spec = UnixSpec {
-        discover_path: false,
-        size_limit: Some(512 << 20),
-        hash: true,
+fn attestors(root: &Block) -> AttestorSpecs {
+    let absent = Block::absent(&UNIX, "unix", &root.place);
+    let named = |label| {
+        let mut all = root.children("attestor");
+        all.find(move |block| block.label == label)
     };
-    for attestor in root.children("attestor") {
-        if attestor.label != "unix" {
-            let message = format!("there is no attestor {:?}", attestor.label);
-            context
-                .report
-                .error(&attestor.label_place, message, "there is unix");
-            continue;
-        }
-        spec.discover_path = attestor.flag("discover_workload_path");
-        match attestor.int("workload_size_limit") {
-            Some(0) => spec.size_limit = None,
-            Some(limit) => {
-                spec.hash = limit > 0;
-                spec.size_limit = u64::try_from(limit).ok();
-            }
-            None => {}
-        }
+    let block = named("unix").unwrap_or(&absent);
+    let timeout = |block: &Block| block.duration("timeout").unwrap_or_default();
+    let limit = block.int("workload_size_limit").unwrap_or(-1);
+    AttestorSpecs {
+        unix: UnixSpec {
+            discover_path: block.flag("discover_workload_path"),
+            size_limit: u64::try_from(limit).ok().filter(|limit| *limit > 0),
+            hash: limit >= 0,
+            timeout: timeout(block),
+        },
     }
-    spec
 }

@@ -144,9 +144,20 @@ impl<'a> Source<'a> {
     ) -> Result<Block, Option<&'static str>> {
         let name = inner.ident.as_str();
         let at = inner.ident.span().map_or(0, |span| span.start);
-        let Some(spec) = outer.blocks.iter().find(|spec| spec.name == name) else {
-            unknown(outer, name, &self.place(at), report);
-            return Err(None);
+        let spec = match kind_of(outer, inner) {
+            Ok(Some(spec)) => spec,
+            Ok(None) => {
+                unknown(outer, name, &self.place(at), report);
+                return Err(None);
+            }
+            Err(labels) => {
+                let label = inner.labels.first().map_or("", |label| label.as_str());
+                let span = inner.labels.first().and_then(Span::span);
+                let place = self.place(span.map_or(at, |span| span.start));
+                let message = format!("there is no {name} {label:?}");
+                report.error(&place, message, nearest(label, &labels));
+                return Err(None);
+            }
         };
         let mut block = self.body(spec, &inner.body, at, report);
         let wanted = usize::from(!spec.label.is_empty());
@@ -169,6 +180,31 @@ impl<'a> Source<'a> {
             block.label_place = self.place(label.span().map_or(at, |span| span.start));
         }
         Ok(block)
+    }
+}
+
+/// Which of the blocks of `outer` it is: the one of its name, and of its label where those differ in
+/// their options.
+fn kind_of(
+    outer: &BlockSpec,
+    inner: &HclBlock,
+) -> Result<Option<&'static BlockSpec>, Vec<&'static str>> {
+    let named = || {
+        outer
+            .blocks
+            .iter()
+            .filter(|spec| spec.name == inner.ident.as_str())
+    };
+    let label = inner
+        .labels
+        .first()
+        .map(hcl_edit::structure::BlockLabel::as_str);
+    let fits = |spec: &&&'static BlockSpec| {
+        spec.only.is_empty() || label.is_none_or(|label| label == spec.only)
+    };
+    match (named().find(fits), named().next()) {
+        (None, Some(_)) => Err(named().map(|spec| spec.only).collect()),
+        (found, _) => Ok(found.copied()),
     }
 }
 

@@ -61,6 +61,8 @@ pub struct BlockSpec {
     pub name: &'static str,
     /// What its label says; empty where it has none.
     pub label: &'static str,
+    /// The only label that makes it this block; empty where any does.
+    pub only: &'static str,
     /// Its options.
     pub options: &'static [Opt],
     /// The blocks that may stand in it.
@@ -82,6 +84,10 @@ const fn secs(from: u64, to: u64) -> Kind {
     Kind::Duration(Duration::from_secs(from), Duration::from_secs(to))
 }
 
+const fn millis(from: u64, to: u64) -> Kind {
+    Kind::Duration(Duration::from_millis(from), Duration::from_millis(to))
+}
+
 const DAY: u64 = 86_400;
 const YEAR: u64 = 365 * DAY;
 
@@ -92,10 +98,11 @@ use Presence::{Default, Derived, Required};
 pub static ROOT: BlockSpec = BlockSpec {
     name: "",
     label: "",
+    only: "",
     options: &[
         opt("include", Kind::Texts, Default("[]"), "Patterns of further files with issuer, entry and token_file blocks."),
     ],
-    blocks: &[&AGENT, &LIMITS, &METRICS, &ISSUER, &ATTESTOR, &ENTRY, &TOKEN_FILE],
+    blocks: &[&AGENT, &LIMITS, &METRICS, &ISSUER, &UNIX, &ENTRY, &TOKEN_FILE],
     doc: "The configuration file.",
 };
 
@@ -103,6 +110,7 @@ pub static ROOT: BlockSpec = BlockSpec {
 static AGENT: BlockSpec = BlockSpec {
     name: "agent",
     label: "",
+    only: "",
     options: &[
         opt("trust_domain", Kind::Text, Required, "The SPIFFE trust domain that all identities belong to."),
         opt("data_dir", Kind::Path, Default("\"/var/lib/agent\""), "Where keys and their state are kept, in private/ below it."),
@@ -137,6 +145,7 @@ const fn up_to(most: i64) -> Kind {
 pub static LIMITS: BlockSpec = BlockSpec {
     name: "limits",
     label: "",
+    only: "",
     options: &[
         opt("connections", up_to(1 << 20), Default("4096"), "Connections to the workload socket at a time."),
         opt("connections_per_uid", up_to(1 << 20), Default("1024"), "The same of one user."),
@@ -159,6 +168,7 @@ pub static LIMITS: BlockSpec = BlockSpec {
 static METRICS: BlockSpec = BlockSpec {
     name: "metrics",
     label: "",
+    only: "",
     options: &[
         opt("socket_path", Kind::Path, Derived("none"), "A Unix socket to serve them on."),
         opt("address", Kind::Text, Derived("none"), "A loopback address and port to serve them on, such as 127.0.0.1:9988."),
@@ -171,6 +181,7 @@ static METRICS: BlockSpec = BlockSpec {
 static ISSUER: BlockSpec = BlockSpec {
     name: "issuer",
     label: "name",
+    only: "",
     options: &[
         opt("url", Kind::Text, Required, "The iss of its tokens: https, and byte for byte what verifiers are told."),
         opt("webroot", Kind::Path, Derived("<data_dir>/webroot/<name>"), "Where its documents are written, for a web server to serve at the URL."),
@@ -189,6 +200,7 @@ static ISSUER: BlockSpec = BlockSpec {
 static KEY: BlockSpec = BlockSpec {
     name: "key",
     label: "name",
+    only: "",
     options: &[
         opt("algorithm", Kind::Choice(&["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]), Required, "RS256 is what every relying party takes; ES256 is smaller and faster; EdDSA is for token files only."),
         opt("size", Kind::Int(2048, 4096), Default("2048"), "Bits of an RSA key: 2048, 3072 or 4096."),
@@ -199,12 +211,14 @@ static KEY: BlockSpec = BlockSpec {
     doc: "Keys of the issuer. A change of algorithm or size makes a new key; the old one stays published.",
 };
 
-/// The options of an attestor.
+/// The options of the attestor that is always on.
 #[rustfmt::skip]
-pub static ATTESTOR: BlockSpec = BlockSpec {
+pub static UNIX: BlockSpec = BlockSpec {
     name: "attestor",
     label: "kind",
+    only: "unix",
     options: &[
+        TIMEOUT,
         opt("discover_workload_path", Kind::Bool, Default("false"), "Find unix:path and unix:sha256. Needs CAP_SYS_PTRACE for programs of other users."),
         opt("workload_size_limit", Kind::Int(-1, i64::MAX), Default("536870912"), "Largest program that is hashed, in bytes; 0 hashes any, -1 none."),
     ],
@@ -212,10 +226,18 @@ pub static ATTESTOR: BlockSpec = BlockSpec {
     doc: "How callers are told apart. \"unix\" is always on; a block changes its options.",
 };
 
+const TIMEOUT: Opt = opt(
+    "timeout",
+    millis(1, 30_000),
+    Default("\"2s\""),
+    "How long it may take; what it would have found is then missing.",
+);
+
 #[rustfmt::skip]
 static ENTRY: BlockSpec = BlockSpec {
     name: "entry",
     label: "name",
+    only: "",
     options: &[
         opt("spiffe_id", Kind::Text, Required, "The identity: a SPIFFE ID with a path, of the own trust domain. A field such as {unix:user} takes its value from the caller."),
         opt("selectors", Kind::Texts, Required, "What a caller must have, all of it."),
@@ -226,7 +248,7 @@ static ENTRY: BlockSpec = BlockSpec {
         opt("issuer", Kind::Text, Derived("the only issuer"), "Which issuer signs."),
         opt("key", Kind::Text, Derived("the only key of the issuer"), "Which of its keys signs."),
         opt("jti", Kind::Bool, Default("false"), "Put a random jti into each token."),
-        opt("allow_path_only", Kind::Bool, Default("false"), "Allow selectors that are all of unix:path and unix:sha256, which any user can satisfy."),
+        opt("allow_path_only", Kind::Bool, Default("false"), "Allow selectors that are all of unix:path, unix:sha256 and ns:host, which any user can satisfy."),
     ],
     blocks: &[],
     doc: "A registration entry: whoever has all the selectors gets the identity.",
@@ -236,6 +258,7 @@ static ENTRY: BlockSpec = BlockSpec {
 static TOKEN_FILE: BlockSpec = BlockSpec {
     name: "token_file",
     label: "path",
+    only: "",
     options: &[
         opt("entry", Kind::Text, Derived("entry, spiffe_id or sub is needed"), "The entry whose identity the token has."),
         opt("spiffe_id", Kind::Text, Derived("entry, spiffe_id or sub is needed"), "An identity of no entry, for whoever can read the file."),

@@ -17,7 +17,7 @@ pub fn effective(root: &Block, config: &Config) -> String {
         out.push('\n');
     }
     if root.children("attestor").next().is_none() {
-        let unix = Block::absent(&super::options::ATTESTOR, "unix", &root.place);
+        let unix = Block::absent(&super::options::UNIX, "unix", &root.place);
         print_block(&mut out, &unix, config, 0);
     }
     if root.children("limits").next().is_none() {

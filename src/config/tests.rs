@@ -234,12 +234,12 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         (
             "[\"unix:uid:1001\"]",
             "[\"unix:path:/x\"]",
-            "the selectors name a program and no user",
+            "the selectors tell no user from another",
         ),
         (
             "[\"unix:uid:1001\"]",
             "[\"unix:uid:1001\", \"unix:path:/x\"]",
-            "warning: unix:path is not discovered",
+            "warning: unix:path and unix:sha256 are not discovered",
         ),
         (
             "entry    = \"billing\"",

@@ -6,7 +6,6 @@ use super::table::TokenFile;
 use super::writer::{Laid, Letter};
 use super::*;
 use crate::attest::names::Account;
-use crate::attest::unix::UnixSpec;
 use crate::clock::fake::FakeClock;
 use crate::entry::tests::entry;
 use crate::svid::{AudienceClaim, Validity};
@@ -91,14 +90,9 @@ fn mirror(clock: &Arc<FakeClock>, files: Vec<TokenFileSpec>) -> Mirror {
         .unwrap(),
     );
     let entries = [entry("x", "spiffe://td/x", &["unix:uid:1"])];
-    let unix = UnixSpec {
-        discover_path: false,
-        size_limit: None,
-        hash: true,
-    };
     let snapshot = Snapshot {
         entries: entries.into_iter().collect(),
-        unix,
+        attestors: Arc::new(crate::attest::tests::specs(false)),
     };
     let sources = Sources {
         files: state::channel(Arc::new(files)).1,

@@ -18,8 +18,8 @@ use self::rules::{EntryRequest, Rules};
 use self::store::{Change, EntryStore, EntryStoreError, Record};
 pub use self::table::{Listed, Made, RegistryError, Wish, is_id};
 use self::table::{Table, likeness, told};
+use crate::attest::facts::AttestorSpecs;
 use crate::attest::names::WantedNames;
-use crate::attest::unix::UnixSpec;
 use crate::clock::{Clock, unix_seconds};
 use crate::entry::{Entry, EntrySet};
 
@@ -33,8 +33,8 @@ const TRY_EVERY: Duration = Duration::from_secs(1);
 pub struct Snapshot {
     /// The entries in order.
     pub entries: EntrySet,
-    /// What the `unix` attestor finds.
-    pub unix: UnixSpec,
+    /// What attestors may find.
+    pub attestors: Arc<AttestorSpecs>,
 }
 
 /// All entries.
@@ -68,7 +68,7 @@ impl Registry {
         }
         let snapshot = Snapshot {
             entries: EntrySet::default(),
-            unix: rules.unix,
+            attestors: Arc::clone(&rules.attestors),
         };
         let mut inner = Table::new(store, rules.clone(), records);
         inner.configure(rules, configured, other_names);
@@ -300,9 +300,9 @@ impl Registry {
             }
             changed
         });
-        let unix = inner.rules.unix;
+        let attestors = Arc::clone(&inner.rules.attestors);
         self.current
-            .send_replace(Arc::new(Snapshot { entries, unix }));
+            .send_replace(Arc::new(Snapshot { entries, attestors }));
     }
 
     fn inner(&self) -> MutexGuard<'_, Table> {

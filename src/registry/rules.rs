@@ -14,8 +14,9 @@ use serde_json::{Map, Value};
 
 pub use self::faults::Fault;
 use self::faults::Faults;
+use crate::attest::facts::{self, AttestorSpecs, Wanted};
 use crate::attest::names::WantedNames;
-use crate::attest::unix::{self, UnixSpec, Wanted};
+use crate::attest::unix;
 use crate::clock::from_unix_seconds;
 use crate::duration::show_duration;
 use crate::entry::{Audience, Claims, Entry, KeyRef};
@@ -72,8 +73,8 @@ pub struct Rules {
     pub default_ttl: Duration,
     /// No token lives longer.
     pub max_ttl: Duration,
-    /// What the `unix` attestor finds.
-    pub unix: UnixSpec,
+    /// What attestors may find.
+    pub attestors: Arc<AttestorSpecs>,
     /// The issuers by name.
     pub issuers: BTreeMap<Arc<str>, IssuerRules>,
 }
@@ -117,13 +118,7 @@ impl Rules {
                     continue;
                 }
             };
-            if selector.kind() != unix::KIND {
-                let message = format!("no attestor gives {:?} selectors", selector.kind());
-                let help = "there is unix, such as unix:uid:1001";
-                faults.item(field, Some(item), message, help);
-                continue;
-            }
-            if let Err(why) = unix::check(&selector) {
+            if let Err(why) = facts::check(&selector) {
                 faults.item(field, Some(item), format!("selector {text:?}"), why);
             }
             selectors.push((item, selector));
@@ -132,11 +127,13 @@ impl Rules {
             let help = "an entry without selectors would match everybody";
             faults.add(field, "selectors is empty", help);
         }
-        lints::lint(&selectors, self.unix, faults);
+        lints::lint(&selectors, &self.attestors, faults);
         let set: SelectorSet = selectors.into_iter().map(|(_, one)| one).collect();
-        if !set.is_empty() && set.iter().all(lints::names_nobody) && !request.allow_path_only {
-            let help = "any user may run that program: add unix:uid or unix:user, or allow_path_only = true if every user is meant";
-            faults.add(field, "the selectors name a program and no user", help);
+        let narrowing = |selector| facts::wants(selector).meets(facts::NARROWING);
+        let path_only = !set.is_empty() && set.iter().all(narrowing);
+        if path_only && !request.allow_path_only {
+            let help = "any user can have them: add unix:uid or unix:user, or allow_path_only = true if every user is meant";
+            faults.add(field, "the selectors tell no user from another", help);
         }
         set
     }
@@ -278,7 +275,7 @@ pub fn names<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> WantedNam
         .into_iter()
         .filter(|selector| unix::is_by_name(selector))
     {
-        match unix::check(selector) {
+        match facts::check(selector) {
             Ok(Wanted::User(name)) => drop(wanted.users.insert(name)),
             Ok(Wanted::Group(name)) => drop(wanted.groups.insert(name)),
             _ => {}

@@ -46,11 +46,7 @@ fn rules() -> Rules {
         trust_domain: Some("td".parse().unwrap()),
         default_ttl: Duration::from_secs(300),
         max_ttl: Duration::from_secs(3600),
-        unix: UnixSpec {
-            discover_path: false,
-            size_limit: None,
-            hash: true,
-        },
+        attestors: Arc::new(crate::attest::tests::specs(false)),
         issuers: BTreeMap::from([("main".into(), issuer)]),
     }
 }

@@ -49,8 +49,7 @@ impl Parts {
             nearest: 0,
         };
         let now = Arc::clone(&self.registry.borrow());
-        let (origin, entries) = (Origin::Connection, now.entries.clone());
-        let explained = explain(&self.attestor, peer, origin, entries, now.unix, question).await;
+        let explained = explain(&self.attestor, peer, Origin::Connection, &now, question).await;
         let explained = explained.map_err(|error| {
             self.audit.unattested(peer, &error);
             Refusal::Attestation

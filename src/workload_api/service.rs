@@ -131,7 +131,10 @@ impl Parts {
     }
 
     async fn attest(&self, peer: &Peer, now: &Snapshot) -> Result<SelectorSet, Refusal> {
-        let found = self.attestor.attest(peer, &now.entries, now.unix).await;
+        let found = self
+            .attestor
+            .attest(peer, &now.entries, &now.attestors)
+            .await;
         found.map_err(|error| {
             self.audit.unattested(peer, &error);
             Refusal::Attestation
@@ -213,7 +216,7 @@ impl Parts {
         required(&request.svid, "svid")?;
         let nobody = Snapshot {
             entries: EntrySet::default(),
-            unix: self.registry.borrow().unix,
+            attestors: Arc::clone(&self.registry.borrow().attestors),
         };
         self.attest(peer, &nobody).await?;
         self.count_call(peer, Rpc::ValidateJwtsvid)?;

@@ -39,6 +39,8 @@ pub enum Need {
     Systemd,
     /// An Apache to serve the webroot.
     Apache,
+    /// A hierarchy of cgroups (version 2) in which root can make some.
+    Cgroups,
 }
 
 /// Whether all of it is there. If not, says so, or fails where the whole suite is demanded.
@@ -58,6 +60,7 @@ pub fn have(needs: &[Need]) -> bool {
             }
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Groff if !runs(Command::new("groff").arg("--version")) => "groff",
+            Need::Cgroups if cgroup_root().is_none() => "writable cgroups of version 2",
             Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             Need::Systemd if !runs(Command::new("systemd-analyze").arg("--version")) => {
@@ -108,6 +111,54 @@ pub fn faketime() -> Option<String> {
     let shown = command.args(["-f", "+0", "printenv", "LD_PRELOAD"]);
     let library = text(&shown.output().ok()?.stdout);
     Some(library.trim().to_owned()).filter(|library| !library.is_empty())
+}
+
+/// Where the hierarchy of cgroups of version 2 is mounted, if root can make some in it.
+pub fn cgroup_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let root = PathBuf::from(line.split(' ').nth(4)?);
+    let probe = root.join(format!("svid-agent-test-{}", nanos()));
+    fs::create_dir(&probe).ok()?;
+    fs::remove_dir(probe).ok()?;
+    Some(root)
+}
+
+/// A cgroup of a test, gone with this.
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// Makes it, with what lies above it.
+    pub fn new(path: &str) -> Self {
+        let path = cgroup_root().unwrap().join(path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A shell that enters it and becomes the command given as its further arguments.
+    pub fn shell(&self) -> Command {
+        let mut command = Command::new("sh");
+        let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", self.0.display());
+        command.args(["-c", &enter, "sh"]);
+        command
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Others may use what lies above, which then stays.
+        let root = cgroup_root();
+        for directory in self.0.ancestors() {
+            if Some(directory) == root.as_deref() || fs::remove_dir(directory).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// Where `.ci/run` puts packages of Node.

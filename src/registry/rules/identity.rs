@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{EntryRequest, Fault, Faults, Rules};
-use crate::attest::unix;
+use crate::attest::facts;
 use crate::entry::{
     ClaimTemplate, Claims, Field, Grants, IdTemplate, Identity, IdentityTemplate, ReservedClaim,
 };
@@ -89,14 +89,10 @@ impl Rules {
 
     /// Checks that a caller can have a value for a field.
     fn check_field(&self, option: &'static str, field: &Field, faults: &mut Faults) {
-        if !field.as_str().starts_with(unix::KIND) {
-            let message = format!("no attestor gives what {field} stands for");
-            faults.add(option, message, "there is unix, such as {unix:user}");
-        } else if let Err(why) = unix::check_field(field) {
+        if let Err(why) = facts::check_field(field) {
             faults.add(option, why, "");
-        } else if unix::wants_by_name(field.name()).is_something() && !self.unix.discover_path {
-            let help = "write attestor \"unix\" { discover_workload_path = true }";
-            let message = format!("{field} is not discovered, so nobody gets this identity");
+        } else if let Some((why, help)) = self.attestors.lack(facts::wants_by_name(field.name())) {
+            let message = format!("{why}, so nobody has {field} and gets this identity");
             faults.warn(option, None, message, help);
         }
     }

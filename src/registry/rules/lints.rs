@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Faults;
-use crate::attest::unix::{self, UnixSpec};
+use crate::attest::facts::{self, AttestorSpecs};
 use crate::selector::Selector;
 
 /// Names of selectors of which a process has one.
@@ -26,13 +26,8 @@ const INTERPRETERS: [&str; 44] = [
     "racket", "Rscript", "ruby", "sh", "tclsh", "tcsh", "toybox", "wine", "wish", "zsh", "rbash",
 ];
 
-/// Whether a selector names no user and nothing that only root gives: every user can satisfy it.
-pub(super) fn names_nobody(selector: &Selector) -> bool {
-    unix::wants(selector).is_something() || selector.name() == "ns:host"
-}
-
 /// Warns of the selectors of an entry, each with its place in the list.
-pub(super) fn lint(selectors: &[(usize, Selector)], spec: UnixSpec, faults: &mut Faults) {
+pub(super) fn lint(selectors: &[(usize, Selector)], specs: &AttestorSpecs, faults: &mut Faults) {
     let mut warn = |item: usize, message: String, help: &str| {
         faults.warn("selectors", Some(item), message, help);
     };
@@ -40,23 +35,11 @@ pub(super) fn lint(selectors: &[(usize, Selector)], spec: UnixSpec, faults: &mut
     for (item, selector) in selectors {
         let (name, shown) = (selector.name(), selector.as_str());
         let value = shown.get(name.len() + 1..).unwrap_or_default();
+        if let Some((why, help)) = specs.lack(facts::wants(selector)) {
+            warn(*item, format!("{why}, so this never matches"), help);
+            continue;
+        }
         match (name, value) {
-            ("unix:path" | "unix:sha256", _) if !spec.discover_path => {
-                let help = "write attestor \"unix\" { discover_workload_path = true }";
-                warn(
-                    *item,
-                    format!("{name} is not discovered, so this never matches"),
-                    help,
-                );
-            }
-            ("unix:sha256", _) if !spec.hash => {
-                let message = "programs are not hashed, so this never matches".to_owned();
-                warn(
-                    *item,
-                    message,
-                    "raise workload_size_limit of attestor \"unix\" from -1",
-                );
-            }
             ("unix:path", path) if is_interpreter(path) => {
                 let message =
                     format!("{path} is an interpreter: whatever it is told to run matches");
@@ -111,17 +94,14 @@ mod tests {
     use super::*;
 
     fn warnings(texts: &[&str], discover_path: bool, hash: bool) -> String {
-        let spec = UnixSpec {
-            discover_path,
-            size_limit: None,
-            hash,
-        };
+        let mut specs = crate::attest::tests::specs(discover_path);
+        specs.unix.hash = hash;
         let selectors = texts.iter().enumerate();
         let selectors: Vec<_> = selectors
             .map(|(at, text)| (at, text.parse().unwrap()))
             .collect();
         let mut faults = Faults::default();
-        lint(&selectors, spec, &mut faults);
+        lint(&selectors, &specs, &mut faults);
         assert!(faults.0.iter().all(|fault| !fault.fatal));
         let told = faults
             .0

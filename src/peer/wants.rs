@@ -1,0 +1,66 @@
+//! What may be wanted to know of a process.
+
+/// A set of facts about a process, or its user, beyond the ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Wants(u16);
+
+impl Wants {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// Where its program lies.
+    pub const PATH: Self = Self(1);
+    /// The hash of its program.
+    pub const SHA256: Self = Self(1 << 1);
+    /// Whether it is in no container.
+    pub const HOST: Self = Self(1 << 2);
+    /// The container it is in.
+    pub const CONTAINER: Self = Self(1 << 3);
+    /// The name of its user, whatever it is.
+    pub const USER: Self = Self(1 << 7);
+    /// The name of its group.
+    pub const GROUP: Self = Self(1 << 8);
+    /// Names.
+    pub const NAMES: Self = Self::USER.or(Self::GROUP);
+    /// All there is.
+    pub const ALL: Self = Self(0x1ff);
+    /// Where its program lies, and the hash of it.
+    pub const PROGRAM: Self = Self::PATH.or(Self::SHA256);
+    /// All that its cgroup tells by itself.
+    pub const PLACE: Self = Self::HOST.or(Self::CONTAINER);
+    /// All that its cgroup tells or decides.
+    pub const OF_CGROUP: Self = Self::HOST.or(Self::CONTAINER);
+
+    /// Those of both.
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those that are in both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those that are not in the other.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// What they are about, in words.
+    pub fn names(self) -> &'static str {
+        if self.meets(Self::OF_CGROUP) {
+            "container and namespaces"
+        } else {
+            "program"
+        }
+    }
+
+    /// Whether at least one is in both.
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
