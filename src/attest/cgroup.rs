@@ -26,8 +26,6 @@ struct Membership<'a> {
 pub struct Named<'a> {
     /// The name, or the part of it that matters.
     pub name: &'a str,
-    /// Whose containers are called so, where it is that of a container.
-    pub engine: Engine,
     /// The controllers of the hierarchy.
     controllers: &'a str,
     /// The directory that it stands in.
@@ -60,17 +58,17 @@ impl<'a> Cgroups<'a> {
 
     /// The container that each hierarchy names, outermost first come; hierarchies that name none are
     /// left out.
-    pub fn containers(&self) -> impl Iterator<Item = Named<'a>> {
+    pub fn containers(&self) -> impl Iterator<Item = (Named<'a>, Engine)> {
         self.0.iter().filter_map(|membership| {
             let mut names = names(*membership);
             names.find_map(|(name, directory)| {
                 let (id, engine) = container(name, directory)?;
-                Some(Named {
+                let named = Named {
                     name: id,
-                    engine,
                     controllers: membership.controllers,
                     directory,
-                })
+                };
+                Some((named, engine))
             })
         })
     }
@@ -218,7 +216,7 @@ pub mod fuzz {
         let Some(cgroups) = Cgroups::parse(bytes) else {
             return;
         };
-        for named in cgroups.containers() {
+        for (named, _) in cgroups.containers() {
             assert!(cgroups.may_name_a_container());
             assert_eq!(named.name.len(), ID_DIGITS);
             assert!(named.name.bytes().all(|byte| is_hex(&byte)));

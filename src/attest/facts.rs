@@ -1,6 +1,6 @@
 //! Which selectors there are: how each is written, which fact it wants, and who gives it.
 
-use super::{place, unix};
+use super::{engine, place, unix};
 use crate::entry::Field;
 use crate::peer::Wants;
 use crate::selector::Selector;
@@ -10,6 +10,8 @@ use crate::selector::Selector;
 pub struct AttestorSpecs {
     /// User, groups and program.
     pub unix: unix::UnixSpec,
+    /// Containers.
+    pub engines: engine::EngineSpecs,
 }
 
 /// A name that has to be looked up before a selector can be compared.
@@ -37,6 +39,7 @@ pub fn wants_by_name(name: &str) -> Wants {
         Some((unix::KIND, name)) => unix::wants(name),
         Some((place::NAMESPACE, _)) => Wants::HOST,
         Some((place::CONTAINER, _)) => Wants::CONTAINER,
+        Some((engine::KIND, _)) => Wants::ENGINE,
         _ => Wants::NONE,
     }
 }
@@ -57,8 +60,12 @@ pub fn check(selector: &Selector) -> Result<Wanted, String> {
             let help = "it is written container:id:, then the 64 hexadecimal digits of the id";
             whole.then_some(Wanted::Plain).ok_or(help.to_owned())
         }
+        engine::KIND => match engine::check(selector.value()) {
+            Ok(()) => Ok(Wanted::Plain),
+            Err(why) => Err(why.to_owned()),
+        },
         kind => Err(format!(
-            "no attestor gives {kind:?} selectors; there are unix, ns and container, such as unix:uid:1001"
+            "no attestor gives {kind:?} selectors; there are unix, docker, container and ns, such as unix:uid:1001"
         )),
     }
 }
@@ -75,7 +82,8 @@ pub fn check_field(field: &Field) -> Result<(), String> {
         place::CONTAINER if name == "id" => Ok(()),
         place::CONTAINER => Err("there is container:id"),
         place::NAMESPACE => Err("it has no value"),
-        _ => Err("there are unix and container, such as {unix:user}"),
+        engine::KIND => engine::check_field(name),
+        _ => Err("there are unix, docker and container, such as {unix:user}"),
     };
     checked.map_err(|why| format!("nothing can stand for {field}: {why}"))
 }
@@ -95,6 +103,9 @@ impl AttestorSpecs {
                 gives = gives.or(Wants::SHA256);
             }
         }
+        if self.engines.is_some() {
+            gives = gives.or(Wants::ENGINE);
+        }
         gives
     }
 
@@ -103,6 +114,11 @@ impl AttestorSpecs {
         let lacking = facts.without(self.gives());
         if lacking.is_empty() {
             None
+        } else if lacking == Wants::ENGINE {
+            Some((
+                "no container engine is asked",
+                "write attestor \"docker\" {} or attestor \"podman\" {}",
+            ))
         } else if lacking == Wants::SHA256 && self.unix.discover_path {
             Some((
                 "programs are not hashed",

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod cgroup;
+pub mod engine;
 pub mod examine;
 pub mod facts;
 mod findings;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use self::accounts::{Accounts, Number};
 use self::cgroup::Hierarchies;
+use self::engine::EngineSpecs;
 use self::facts::AttestorSpecs;
 use self::findings::{Findings, Silence};
 use self::names::Names;
@@ -167,10 +169,15 @@ impl WorkloadAttestor {
         wanted: Wants,
         specs: &AttestorSpecs,
     ) -> Findings {
-        let mut findings = place::look(seen, wanted.and(Wants::PLACE), &self.hierarchies);
-        let program = self.programs.look(peer, seen, wanted, &specs.unix).await;
-        findings.absorb(program);
-        findings
+        let mut all = place::look(seen, wanted.and(Wants::PLACE), &self.hierarchies);
+        let (program, container) = tokio::join!(
+            self.programs.look(peer, seen, wanted, &specs.unix),
+            self.container(seen, wanted, &specs.engines),
+        );
+        for findings in [program, container] {
+            all.absorb(findings);
+        }
+        all
     }
 
     /// The names of the user and the group, as far as they are wanted.
@@ -187,6 +194,25 @@ impl WorkloadAttestor {
             found.extend(Selector::from_parts("unix:group", name));
         }
         found
+    }
+
+    /// What the engine knows of the container.
+    async fn container(&self, seen: &Seen, wanted: Wants, specs: &EngineSpecs) -> Findings {
+        let mut findings = Findings::default();
+        if !wanted.meets(Wants::ENGINE) {
+            return findings;
+        }
+        let Some(cgroups) = place::cgroups(seen) else {
+            findings.failed(Wants::ENGINE, place::UNREADABLE);
+            return findings;
+        };
+        match place::container(&cgroups, &self.hierarchies) {
+            Ok((named, engine)) => engine::look(engine, named.name, specs).await,
+            Err(why) => {
+                findings.none(Wants::ENGINE, why);
+                findings
+            }
+        }
     }
 
     /// Tells what did not work, which is the operator's to mend.
@@ -224,6 +250,7 @@ pub mod tests {
                 hash: true,
                 timeout: Duration::from_secs(2),
             },
+            engines: EngineSpecs::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `container:id` and `ns:host`: where a process is.
 
-use super::cgroup::{Cgroups, Hierarchies, Named};
+use super::cgroup::{Cgroups, Engine, Hierarchies, Named};
 use super::findings::Findings;
 use crate::peer::{Seen, Wants};
 
@@ -15,14 +15,13 @@ pub fn look(seen: &Seen, wanted: Wants, hierarchies: &Hierarchies) -> Findings {
     if wanted.is_empty() {
         return findings;
     }
-    let cgroups = seen.cgroup.as_deref().and_then(Cgroups::parse);
-    let Some(cgroups) = cgroups else {
-        findings.failed(wanted, "its cgroup cannot be read");
+    let Some(cgroups) = cgroups(seen) else {
+        findings.failed(wanted, UNREADABLE);
         return findings;
     };
     if wanted.meets(Wants::CONTAINER) {
         match container(&cgroups, hierarchies) {
-            Ok(named) => {
+            Ok((named, _)) => {
                 let value = format_args!("id:{}", named.name);
                 findings.found(Wants::CONTAINER, CONTAINER, value);
             }
@@ -46,6 +45,14 @@ pub fn look(seen: &Seen, wanted: Wants, hierarchies: &Hierarchies) -> Findings {
     findings
 }
 
+/// What is wrong with a cgroup that says nothing.
+pub const UNREADABLE: &str = "its cgroup cannot be read";
+
+/// The cgroups of a process, where they were wanted and can be read.
+pub fn cgroups(seen: &Seen) -> Option<Cgroups<'_>> {
+    seen.cgroup.as_deref().and_then(Cgroups::parse)
+}
+
 /// The container that it is in, by the word of root.
 ///
 /// # Errors
@@ -54,18 +61,18 @@ pub fn look(seen: &Seen, wanted: Wants, hierarchies: &Hierarchies) -> Findings {
 pub fn container<'a>(
     cgroups: &Cgroups<'a>,
     hierarchies: &Hierarchies,
-) -> Result<Named<'a>, String> {
+) -> Result<(Named<'a>, Engine), String> {
     let all: Vec<_> = cgroups.containers().collect();
-    let Some(first) = all.first() else {
+    let Some((first, _)) = all.first() else {
         return Err("its cgroup names no container".to_owned());
     };
-    if all.iter().any(|other| other.name != first.name) {
+    if all.iter().any(|(other, _)| other.name != first.name) {
         return Err("its cgroups name several containers".to_owned());
     }
     let mut doubt = String::new();
-    for named in &all {
-        match hierarchies.vouch_for(named) {
-            Ok(()) => return Ok(*named),
+    for container in &all {
+        match hierarchies.vouch_for(&container.0) {
+            Ok(()) => return Ok(*container),
             Err(why) => doubt = why,
         }
     }

@@ -40,7 +40,7 @@ impl Programs {
 
     /// Finds what is wanted of the program.
     pub async fn look(&self, peer: &Peer, seen: &Seen, wanted: Wants, spec: &UnixSpec) -> Findings {
-        let wanted = wanted.and(Wants::PATH.or(Wants::SHA256));
+        let wanted = wanted.and(Wants::PROGRAM);
         if wanted.is_empty() {
             return Findings::default();
         }

@@ -11,6 +11,7 @@ use super::hcl::Block;
 use super::options::{LIMITS, UNIX};
 use super::{Config, entries, issuers, lints, token_files};
 use crate::admin::facts_http::FactsAddress;
+use crate::attest::engine::{EngineSpec, EngineSpecs};
 use crate::attest::facts::AttestorSpecs;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
@@ -256,7 +257,18 @@ fn attestors(root: &Block) -> AttestorSpecs {
     let block = named("unix").unwrap_or(&absent);
     let timeout = |block: &Block| block.duration("timeout").unwrap_or_default();
     let limit = block.int("workload_size_limit").unwrap_or(-1);
+    let engine = |label| {
+        let block = named(label)?;
+        Some(EngineSpec {
+            socket: block.path("socket_path")?,
+            timeout: timeout(block),
+        })
+    };
     AttestorSpecs {
+        engines: EngineSpecs {
+            docker: engine("docker"),
+            podman: engine("podman"),
+        },
         unix: UnixSpec {
             discover_path: block.flag("discover_workload_path"),
             size_limit: u64::try_from(limit).ok().filter(|limit| *limit > 0),

@@ -84,10 +84,6 @@ const fn secs(from: u64, to: u64) -> Kind {
     Kind::Duration(Duration::from_secs(from), Duration::from_secs(to))
 }
 
-const fn millis(from: u64, to: u64) -> Kind {
-    Kind::Duration(Duration::from_millis(from), Duration::from_millis(to))
-}
-
 const DAY: u64 = 86_400;
 const YEAR: u64 = 365 * DAY;
 
@@ -102,7 +98,7 @@ pub static ROOT: BlockSpec = BlockSpec {
     options: &[
         opt("include", Kind::Texts, Default("[]"), "Patterns of further files with issuer, entry and token_file blocks."),
     ],
-    blocks: &[&AGENT, &LIMITS, &METRICS, &ISSUER, &UNIX, &ENTRY, &TOKEN_FILE],
+    blocks: &[&AGENT, &LIMITS, &METRICS, &ISSUER, &UNIX, &DOCKER, &PODMAN, &ENTRY, &TOKEN_FILE],
     doc: "The configuration file.",
 };
 
@@ -226,9 +222,35 @@ pub static UNIX: BlockSpec = BlockSpec {
     doc: "How callers are told apart. \"unix\" is always on; a block changes its options.",
 };
 
+#[rustfmt::skip]
+static DOCKER: BlockSpec = BlockSpec {
+    name: "attestor",
+    label: "kind",
+    only: "docker",
+    options: &[
+        opt("socket_path", Kind::Path, Default("\"/run/docker.sock\""), "The socket of Docker."),
+        TIMEOUT,
+    ],
+    blocks: &[],
+    doc: "Asks Docker what the container of a caller is: docker:label, env, image_id and image_config_digest.",
+};
+
+#[rustfmt::skip]
+static PODMAN: BlockSpec = BlockSpec {
+    name: "attestor",
+    label: "kind",
+    only: "podman",
+    options: &[
+        opt("socket_path", Kind::Path, Default("\"/run/podman/podman.sock\""), "The socket of Podman, of root."),
+        TIMEOUT,
+    ],
+    blocks: &[],
+    doc: "The same of Podman, whose selectors are of the type docker too.",
+};
+
 const TIMEOUT: Opt = opt(
     "timeout",
-    millis(1, 30_000),
+    secs(1, 30),
     Default("\"2s\""),
     "How long it may take; what it would have found is then missing.",
 );

@@ -16,7 +16,8 @@ pub fn effective(root: &Block, config: &Config) -> String {
         print_block(&mut out, block, config, 0);
         out.push('\n');
     }
-    if root.children("attestor").next().is_none() {
+    let is_unix = |block: &Block| block.label == "unix";
+    if !root.children("attestor").any(is_unix) {
         let unix = Block::absent(&super::options::UNIX, "unix", &root.place);
         print_block(&mut out, &unix, config, 0);
     }

@@ -242,6 +242,31 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
             "warning: unix:path and unix:sha256 are not discovered",
         ),
         (
+            "[\"unix:uid:1001\"]",
+            "[\"docker:label:team:web\"]",
+            "warning: no container engine is asked",
+        ),
+        (
+            "[\"unix:uid:1001\"]",
+            "[\"docker:label:team\"]",
+            "it is written docker:label:KEY:VALUE",
+        ),
+        (
+            "[\"unix:uid:1001\"]",
+            "[\"ns:host\"]",
+            "the selectors tell no user from another",
+        ),
+        (
+            "entry \"billing\" {",
+            "attestor \"dokcer\" {}\nentry \"billing\" {",
+            "did you mean docker?",
+        ),
+        (
+            "entry \"billing\" {",
+            "attestor \"docker\" {\n  workload_size_limit = 1\n}\nentry \"billing\" {",
+            "there is no workload_size_limit in attestor",
+        ),
+        (
             "entry    = \"billing\"",
             "entry = \"biling\"",
             "did you mean billing?",

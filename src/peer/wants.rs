@@ -15,20 +15,22 @@ impl Wants {
     pub const HOST: Self = Self(1 << 2);
     /// The container it is in.
     pub const CONTAINER: Self = Self(1 << 3);
+    /// What the engine knows of that container.
+    pub const ENGINE: Self = Self(1 << 4);
     /// The name of its user, whatever it is.
     pub const USER: Self = Self(1 << 7);
     /// The name of its group.
     pub const GROUP: Self = Self(1 << 8);
-    /// Names.
-    pub const NAMES: Self = Self::USER.or(Self::GROUP);
     /// All there is.
     pub const ALL: Self = Self(0x1ff);
-    /// Where its program lies, and the hash of it.
+    /// Both names.
+    pub const NAMES: Self = Self::USER.or(Self::GROUP);
+    /// All about its program.
     pub const PROGRAM: Self = Self::PATH.or(Self::SHA256);
     /// All that its cgroup tells by itself.
     pub const PLACE: Self = Self::HOST.or(Self::CONTAINER);
-    /// All that its cgroup tells or decides.
-    pub const OF_CGROUP: Self = Self::HOST.or(Self::CONTAINER);
+    /// All that its cgroup tells or leads to.
+    pub const OF_CGROUP: Self = Self::PLACE.or(Self::ENGINE);
 
     /// Those of both.
     pub const fn or(self, other: Self) -> Self {
@@ -52,10 +54,12 @@ impl Wants {
 
     /// What they are about, in words.
     pub fn names(self) -> &'static str {
-        if self.meets(Self::OF_CGROUP) {
+        if self.meets(Self::ENGINE) {
+            "what the engine knows of the container"
+        } else if self.meets(Self::PLACE) {
             "container and namespaces"
         } else {
-            "program"
+            "path and hash of the program"
         }
     }
 

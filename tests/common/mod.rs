@@ -41,6 +41,8 @@ pub enum Need {
     Apache,
     /// A hierarchy of cgroups (version 2) in which root can make some.
     Cgroups,
+    /// Podman with runc, to run containers as root.
+    Podman,
 }
 
 /// Whether all of it is there. If not, says so, or fails where the whole suite is demanded.
@@ -61,6 +63,7 @@ pub fn have(needs: &[Need]) -> bool {
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Groff if !runs(Command::new("groff").arg("--version")) => "groff",
             Need::Cgroups if cgroup_root().is_none() => "writable cgroups of version 2",
+            Need::Podman if !containers_run() => "podman and runc",
             Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             Need::Systemd if !runs(Command::new("systemd-analyze").arg("--version")) => {
@@ -111,6 +114,10 @@ pub fn faketime() -> Option<String> {
     let shown = command.args(["-f", "+0", "printenv", "LD_PRELOAD"]);
     let library = text(&shown.output().ok()?.stdout);
     Some(library.trim().to_owned()).filter(|library| !library.is_empty())
+}
+
+fn containers_run() -> bool {
+    runs(Command::new("podman").arg("--version")) && runs(Command::new("runc").arg("--version"))
 }
 
 /// Where the hierarchy of cgroups of version 2 is mounted, if root can make some in it.
@@ -198,7 +205,7 @@ pub fn binary() -> &'static Path {
 }
 
 /// A directory that other users can enter.
-fn open_tempdir() -> tempfile::TempDir {
+pub fn open_tempdir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     dir

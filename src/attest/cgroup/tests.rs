@@ -12,7 +12,7 @@ fn told(text: &str) -> Vec<(String, Engine)> {
     let text = text.replace("{A}", A).replace("{B}", B);
     let cgroups = Cgroups::parse(text.as_bytes()).unwrap();
     let all = cgroups.containers();
-    all.map(|named| (named.name.to_owned(), named.engine))
+    all.map(|(named, engine)| (named.name.to_owned(), engine))
         .collect()
 }
 
@@ -173,7 +173,7 @@ fn a_name_counts_only_where_nobody_but_root_could_have_chosen_it() {
     let vouch = |line: &str| {
         let text = line.replace("{A}", A);
         let cgroups = Cgroups::parse(text.as_bytes()).unwrap();
-        let named = cgroups.containers().next().unwrap();
+        let (named, _) = cgroups.containers().next().unwrap();
         mounts.vouch_for(&named)
     };
     for line in [
