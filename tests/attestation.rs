@@ -1,5 +1,7 @@
 //! What callers cannot talk the agent into: paths, hosts and containers that are not theirs.
 
+#[path = "common/callers.rs"]
+mod callers;
 mod common;
 #[path = "common/podman.rs"]
 mod podman;
@@ -7,50 +9,12 @@ mod podman;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use common::{Cgroup, Need, Sandbox, as_user, binary, have, issuer, text};
+use callers::{DISCOVER, entry, fetch, granted, names, sandbox};
+use common::{Cgroup, Need, Sandbox, as_user, binary, have, issuer};
 
 const CALLER: u32 = 1005;
-const DISCOVER: &str = "attestor \"unix\" {\n  discover_workload_path = true\n}\n";
-
-/// An entry `name` for callers with these selectors.
-fn entry(name: &str, selectors: &[&str]) -> String {
-    format!(
-        "entry \"{name}\" {{\n  spiffe_id = \"spiffe://example.org/{name}\"\n  selectors = {selectors:?}\n}}\n"
-    )
-}
-
-fn sandbox(blocks: &[String]) -> Sandbox {
-    Sandbox::new(&(issuer("main", "https://localhost", "ES256") + &blocks.concat()))
-}
-
-/// The names of the entries that granted a caller something, in order.
-fn granted(mut command: Command) -> Vec<String> {
-    let output = command.output().unwrap();
-    names(&output)
-}
-
-fn names(output: &Output) -> Vec<String> {
-    if output.status.code() == Some(3) {
-        return Vec::new();
-    }
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let reply: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let svids = reply["svids"].as_array().unwrap().iter();
-    svids
-        .map(|svid| svid["spiffe_id"].as_str().unwrap())
-        .map(|id| id.rsplit('/').next().unwrap().to_owned())
-        .collect()
-}
-
-/// Adds a call of this program to a command that becomes it.
-fn fetch(mut by: Command, program: &Path, socket: &Path) -> Command {
-    by.arg(program)
-        .args(["fetch-jwt", "--audience", "a", "--output", "json"])
-        .env("SPIFFE_ENDPOINT_SOCKET", socket);
-    by
-}
 
 /// A directory outside of `/tmp` with a copy of the program, which is told too.
 fn house() -> (tempfile::TempDir, std::path::PathBuf) {

@@ -1,4 +1,4 @@
-//! What the cgroup of a process says: in which container it is.
+//! What the cgroup of a process says: in which container it is, and of which unit of systemd.
 //!
 //! A name in the path is the word of whoever owns the directory that it stands in: users have
 //! directories of their own, below `user@UID.service`, and may call what they make there as they
@@ -73,6 +73,25 @@ impl<'a> Cgroups<'a> {
         })
     }
 
+    /// The unit of systemd, where it names one: the first directory that is no slice.
+    pub fn unit(&self) -> Option<Named<'a>> {
+        let of = |controllers| {
+            let mut all = self.0.iter();
+            all.find(move |one| one.controllers == controllers && one.path != "/")
+        };
+        // Where both are there, systemd counts in the first.
+        let membership = of("name=systemd").or_else(|| of(""))?;
+        let mut names = names(*membership);
+        let (name, directory) = names.find(|(name, _)| !name.ends_with(".slice"))?;
+        // So systemd writes names that the kernel has a meaning for.
+        let name = name.strip_prefix('_').unwrap_or(name);
+        is_unit(name).then_some(Named {
+            name,
+            controllers: membership.controllers,
+            directory,
+        })
+    }
+
     /// Whether anything in it could name a container, whoever wrote it.
     pub fn may_name_a_container(&self) -> bool {
         let mut paths = self.0.iter().map(|membership| membership.path.as_bytes());
@@ -96,6 +115,14 @@ const ID_DIGITS: usize = 64;
 
 fn is_hex(byte: &u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// Whether systemd could have a unit of this name that has processes.
+pub fn is_unit(name: &str) -> bool {
+    let kinds = [".service", ".scope", ".socket", ".mount", ".swap"];
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    let stem = kinds.iter().find_map(|kind| name.strip_suffix(kind));
+    name.len() <= 255 && stem.is_some_and(|stem| !stem.is_empty() && stem.bytes().all(plain))
 }
 
 /// The id of a container in a name: `ID`, `docker-ID.scope`, `libpod-payload-ID`, `x:cri-containerd:ID`.
@@ -221,6 +248,15 @@ pub mod fuzz {
             assert_eq!(named.name.len(), ID_DIGITS);
             assert!(named.name.bytes().all(|byte| is_hex(&byte)));
             assert!(named.directory.starts_with('/') && named.directory.ends_with('/'));
+        }
+        if let Some(named) = cgroups.unit() {
+            assert!(is_unit(named.name) && !named.name.contains('/'));
+            assert!(
+                named
+                    .directory
+                    .split('/')
+                    .all(|part| part.is_empty() || part.ends_with(".slice"))
+            );
         }
     }
 

@@ -70,7 +70,8 @@ pub fn source(selector: &Selector, origin: Origin) -> &'static str {
         ("unix:path", _) => "/proc/PID/exe, the file at that path",
         ("unix:sha256", _) => "/proc/PID/exe, its content",
         ("ns:host", _) => "/proc/PID/ns/pid and user, /proc/PID/cgroup",
-        ("container:id", _) => "/proc/PID/cgroup",
+        ("container:id" | "systemd:id", _) => "/proc/PID/cgroup",
+        ("systemd:fragment_path" | "systemd:invocation_id", _) => "systemd, on the system bus",
         (name, _) if name.starts_with("docker:") => "/proc/PID/cgroup, the engine of the container",
         _ => "its attestor",
     }
@@ -93,12 +94,15 @@ fn about_names(found: &SelectorSet, uid: u32, gid: u32) -> Vec<Doubt> {
 
 /// What there is to tell of a process beyond names: the name of its selectors, the fact that they are,
 /// and what it hangs on.
-const FACTS: [(&str, Wants, Wants); 5] = [
+const FACTS: [(&str, Wants, Wants); 8] = [
     ("unix:path", Wants::PATH, Wants::NONE),
     ("unix:sha256", Wants::SHA256, Wants::NONE),
     ("ns:host", Wants::HOST, Wants::NONE),
     ("container:id", Wants::CONTAINER, Wants::NONE),
     ("docker", Wants::ENGINE, Wants::CONTAINER),
+    ("systemd:id", Wants::UNIT, Wants::NONE),
+    ("systemd:fragment_path", Wants::MANAGER, Wants::UNIT),
+    ("systemd:invocation_id", Wants::MANAGER, Wants::UNIT),
 ];
 
 /// Why the rest is not known.

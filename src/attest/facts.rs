@@ -1,6 +1,6 @@
 //! Which selectors there are: how each is written, which fact it wants, and who gives it.
 
-use super::{engine, place, unix};
+use super::{engine, manager, place, unix};
 use crate::entry::Field;
 use crate::peer::Wants;
 use crate::selector::Selector;
@@ -10,6 +10,8 @@ use crate::selector::Selector;
 pub struct AttestorSpecs {
     /// User, groups and program.
     pub unix: unix::UnixSpec,
+    /// Units of systemd, where they are wanted.
+    pub systemd: Option<manager::SystemdSpec>,
     /// Containers.
     pub engines: engine::EngineSpecs,
 }
@@ -40,6 +42,8 @@ pub fn wants_by_name(name: &str) -> Wants {
         Some((place::NAMESPACE, _)) => Wants::HOST,
         Some((place::CONTAINER, _)) => Wants::CONTAINER,
         Some((engine::KIND, _)) => Wants::ENGINE,
+        Some((manager::KIND, "id")) => Wants::UNIT,
+        Some((manager::KIND, _)) => Wants::MANAGER,
         _ => Wants::NONE,
     }
 }
@@ -64,8 +68,12 @@ pub fn check(selector: &Selector) -> Result<Wanted, String> {
             Ok(()) => Ok(Wanted::Plain),
             Err(why) => Err(why.to_owned()),
         },
+        manager::KIND => match manager::check(selector.value()) {
+            Ok(()) => Ok(Wanted::Plain),
+            Err(why) => Err(why.to_owned()),
+        },
         kind => Err(format!(
-            "no attestor gives {kind:?} selectors; there are unix, docker, container and ns, such as unix:uid:1001"
+            "no attestor gives {kind:?} selectors; there are unix, systemd, docker, container and ns, such as unix:uid:1001"
         )),
     }
 }
@@ -83,7 +91,8 @@ pub fn check_field(field: &Field) -> Result<(), String> {
         place::CONTAINER => Err("there is container:id"),
         place::NAMESPACE => Err("it has no value"),
         engine::KIND => engine::check_field(name),
-        _ => Err("there are unix, docker and container, such as {unix:user}"),
+        manager::KIND => manager::check_field(name),
+        _ => Err("there are unix, systemd, docker and container, such as {unix:user}"),
     };
     checked.map_err(|why| format!("nothing can stand for {field}: {why}"))
 }
@@ -103,6 +112,9 @@ impl AttestorSpecs {
                 gives = gives.or(Wants::SHA256);
             }
         }
+        if self.systemd.is_some() {
+            gives = gives.or(Wants::UNIT).or(Wants::MANAGER);
+        }
         if self.engines.is_some() {
             gives = gives.or(Wants::ENGINE);
         }
@@ -114,6 +126,11 @@ impl AttestorSpecs {
         let lacking = facts.without(self.gives());
         if lacking.is_empty() {
             None
+        } else if lacking.meets(Wants::UNIT.or(Wants::MANAGER)) {
+            Some((
+                "units of systemd are not looked for",
+                "write attestor \"systemd\" {}",
+            ))
         } else if lacking == Wants::ENGINE {
             Some((
                 "no container engine is asked",

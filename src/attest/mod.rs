@@ -13,6 +13,7 @@ pub mod examine;
 pub mod facts;
 mod findings;
 mod hash;
+pub mod manager;
 pub mod names;
 mod place;
 mod program;
@@ -27,6 +28,7 @@ use self::cgroup::Hierarchies;
 use self::engine::EngineSpecs;
 use self::facts::AttestorSpecs;
 use self::findings::{Findings, Silence};
+use self::manager::{Manager, SystemdSpec};
 use self::names::Names;
 use self::program::Programs;
 use crate::entry::EntrySet;
@@ -41,6 +43,7 @@ pub use self::cgroup::fuzz;
 #[derive(Debug)]
 pub struct WorkloadAttestor {
     programs: Programs,
+    manager: Manager,
     hierarchies: Hierarchies,
     names: watch::Receiver<Arc<Names>>,
     accounts: Accounts,
@@ -74,6 +77,7 @@ impl WorkloadAttestor {
     pub fn new(names: watch::Receiver<Arc<Names>>) -> Self {
         Self {
             programs: Programs::new(),
+            manager: Manager::default(),
             hierarchies: Hierarchies::of_self(),
             names,
             accounts: Accounts::default(),
@@ -170,11 +174,12 @@ impl WorkloadAttestor {
         specs: &AttestorSpecs,
     ) -> Findings {
         let mut all = place::look(seen, wanted.and(Wants::PLACE), &self.hierarchies);
-        let (program, container) = tokio::join!(
+        let (program, container, unit) = tokio::join!(
             self.programs.look(peer, seen, wanted, &specs.unix),
             self.container(seen, wanted, &specs.engines),
+            self.unit(peer, seen, wanted, specs.systemd),
         );
-        for findings in [program, container] {
+        for findings in [program, container, unit] {
             all.absorb(findings);
         }
         all
@@ -215,6 +220,31 @@ impl WorkloadAttestor {
         }
     }
 
+    /// What systemd knows of the unit.
+    async fn unit(
+        &self,
+        peer: &Peer,
+        seen: &Seen,
+        wanted: Wants,
+        spec: Option<SystemdSpec>,
+    ) -> Findings {
+        let mut findings = Findings::default();
+        let (true, Some(spec)) = (wanted.meets(Wants::MANAGER), spec) else {
+            return findings;
+        };
+        let Some(cgroups) = place::cgroups(seen) else {
+            findings.failed(Wants::MANAGER, place::UNREADABLE);
+            return findings;
+        };
+        match place::unit(&cgroups, &self.hierarchies) {
+            Ok(named) => self.manager.look(peer, named.name, spec).await,
+            Err(why) => {
+                findings.none(Wants::MANAGER, why);
+                findings
+            }
+        }
+    }
+
     /// Tells what did not work, which is the operator's to mend.
     fn complain(&self, peer: &Peer, silent: &[Silence]) {
         for silence in silent.iter().filter(|silence| silence.failed) {
@@ -250,6 +280,7 @@ pub mod tests {
                 hash: true,
                 timeout: Duration::from_secs(2),
             },
+            systemd: None,
             engines: EngineSpecs::default(),
         }
     }

@@ -1,7 +1,8 @@
-//! `container:id` and `ns:host`: where a process is.
+//! `container:id`, `systemd:id` and `ns:host`: where a process is.
 
 use super::cgroup::{Cgroups, Engine, Hierarchies, Named};
 use super::findings::Findings;
+use super::manager;
 use crate::peer::{Seen, Wants};
 
 /// The selector type of containers.
@@ -28,6 +29,15 @@ pub fn look(seen: &Seen, wanted: Wants, hierarchies: &Hierarchies) -> Findings {
             Err(why) => findings.none(Wants::CONTAINER, why),
         }
     }
+    if wanted.meets(Wants::UNIT) {
+        match unit(&cgroups, hierarchies) {
+            Ok(named) => {
+                let value = format_args!("id:{}", named.name);
+                findings.found(Wants::UNIT, manager::KIND, value);
+            }
+            Err(why) => findings.none(Wants::UNIT, why),
+        }
+    }
     if wanted.meets(Wants::HOST) {
         if cgroups.may_name_a_container() {
             findings.none(Wants::HOST, "its cgroup names a container");
@@ -43,6 +53,19 @@ pub fn look(seen: &Seen, wanted: Wants, hierarchies: &Hierarchies) -> Findings {
         }
     }
     findings
+}
+
+/// The unit of systemd that it belongs to, by the word of root.
+///
+/// # Errors
+///
+/// Why there is none.
+pub fn unit<'a>(cgroups: &Cgroups<'a>, hierarchies: &Hierarchies) -> Result<Named<'a>, String> {
+    let named = cgroups
+        .unit()
+        .ok_or("its cgroup names no unit of systemd")?;
+    hierarchies.vouch_for(&named)?;
+    Ok(named)
 }
 
 /// What is wrong with a cgroup that says nothing.

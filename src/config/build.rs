@@ -13,6 +13,7 @@ use super::{Config, entries, issuers, lints, token_files};
 use crate::admin::facts_http::FactsAddress;
 use crate::attest::engine::{EngineSpec, EngineSpecs};
 use crate::attest::facts::AttestorSpecs;
+use crate::attest::manager::SystemdSpec;
 use crate::attest::names::WantedNames;
 use crate::attest::unix::UnixSpec;
 use crate::conn::PeerCheck;
@@ -265,6 +266,9 @@ fn attestors(root: &Block) -> AttestorSpecs {
         })
     };
     AttestorSpecs {
+        systemd: named("systemd").map(|block| SystemdSpec {
+            timeout: timeout(block),
+        }),
         engines: EngineSpecs {
             docker: engine("docker"),
             podman: engine("podman"),

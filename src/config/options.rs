@@ -98,7 +98,7 @@ pub static ROOT: BlockSpec = BlockSpec {
     options: &[
         opt("include", Kind::Texts, Default("[]"), "Patterns of further files with issuer, entry and token_file blocks."),
     ],
-    blocks: &[&AGENT, &LIMITS, &METRICS, &ISSUER, &UNIX, &DOCKER, &PODMAN, &ENTRY, &TOKEN_FILE],
+    blocks: &[&AGENT, &LIMITS, &METRICS, &ISSUER, &UNIX, &SYSTEMD, &DOCKER, &PODMAN, &ENTRY, &TOKEN_FILE],
     doc: "The configuration file.",
 };
 
@@ -220,6 +220,16 @@ pub static UNIX: BlockSpec = BlockSpec {
     ],
     blocks: &[],
     doc: "How callers are told apart. \"unix\" is always on; a block changes its options.",
+};
+
+#[rustfmt::skip]
+static SYSTEMD: BlockSpec = BlockSpec {
+    name: "attestor",
+    label: "kind",
+    only: "systemd",
+    options: &[TIMEOUT],
+    blocks: &[],
+    doc: "Finds the unit of a caller: systemd:id, and on the system bus fragment_path and invocation_id.",
 };
 
 #[rustfmt::skip]

@@ -248,6 +248,11 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         ),
         (
             "[\"unix:uid:1001\"]",
+            "[\"systemd:id:web.service\"]",
+            "warning: units of systemd are not looked for",
+        ),
+        (
+            "[\"unix:uid:1001\"]",
             "[\"docker:label:team\"]",
             "it is written docker:label:KEY:VALUE",
         ),

@@ -17,20 +17,24 @@ impl Wants {
     pub const CONTAINER: Self = Self(1 << 3);
     /// What the engine knows of that container.
     pub const ENGINE: Self = Self(1 << 4);
+    /// The unit of systemd that it belongs to.
+    pub const UNIT: Self = Self(1 << 5);
+    /// What systemd knows of that unit.
+    pub const MANAGER: Self = Self(1 << 6);
     /// The name of its user, whatever it is.
     pub const USER: Self = Self(1 << 7);
     /// The name of its group.
     pub const GROUP: Self = Self(1 << 8);
     /// All there is.
-    pub const ALL: Self = Self(0x1ff);
+    pub const ALL: Self = Self((1 << 9) - 1);
     /// Both names.
     pub const NAMES: Self = Self::USER.or(Self::GROUP);
     /// All about its program.
     pub const PROGRAM: Self = Self::PATH.or(Self::SHA256);
     /// All that its cgroup tells by itself.
-    pub const PLACE: Self = Self::HOST.or(Self::CONTAINER);
+    pub const PLACE: Self = Self::HOST.or(Self::CONTAINER).or(Self::UNIT);
     /// All that its cgroup tells or leads to.
-    pub const OF_CGROUP: Self = Self::PLACE.or(Self::ENGINE);
+    pub const OF_CGROUP: Self = Self::PLACE.or(Self::ENGINE).or(Self::MANAGER);
 
     /// Those of both.
     pub const fn or(self, other: Self) -> Self {
@@ -56,8 +60,10 @@ impl Wants {
     pub fn names(self) -> &'static str {
         if self.meets(Self::ENGINE) {
             "what the engine knows of the container"
+        } else if self.meets(Self::MANAGER) {
+            "what systemd knows of the unit"
         } else if self.meets(Self::PLACE) {
-            "container and namespaces"
+            "container, unit and namespaces"
         } else {
             "path and hash of the program"
         }

@@ -43,6 +43,8 @@ pub enum Need {
     Cgroups,
     /// Podman with runc, to run containers as root.
     Podman,
+    /// dbus-daemon, for a bus of one's own.
+    Bus,
 }
 
 /// Whether all of it is there. If not, says so, or fails where the whole suite is demanded.
@@ -63,6 +65,7 @@ pub fn have(needs: &[Need]) -> bool {
             Need::Strace if !runs(Command::new("strace").arg("-V")) => "strace",
             Need::Groff if !runs(Command::new("groff").arg("--version")) => "groff",
             Need::Cgroups if cgroup_root().is_none() => "writable cgroups of version 2",
+            Need::Bus if !runs(Command::new("dbus-daemon").arg("--version")) => "dbus-daemon",
             Need::Podman if !containers_run() => "podman and runc",
             Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",

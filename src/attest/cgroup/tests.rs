@@ -218,3 +218,48 @@ proptest! {
         fuzz::mountinfo(text.as_bytes());
     }
 }
+
+#[test]
+fn the_unit_is_the_outermost_one_below_the_slices() {
+    for (text, unit) in [
+        ("0::/system.slice/billing.service\n", "billing.service"),
+        ("0::/init.scope\n", "init.scope"),
+        (
+            "0::/a.slice/a-b.slice/x@1.service/sub/y.service\n",
+            "x@1.service",
+        ),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/evil.service\n",
+            "user@1000.service",
+        ),
+        (
+            "0::/user.slice/user-1000.slice/session-3.scope\n",
+            "session-3.scope",
+        ),
+        ("0::/system.slice/docker-{A}.scope\n", "docker-{A}.scope"),
+        ("0::/system.slice/_cpu.service\n", "cpu.service"),
+        // Version 1, and both beside each other.
+        (
+            "4:memory:/x\n1:name=systemd:/system.slice/a.service\n",
+            "a.service",
+        ),
+        (
+            "1:name=systemd:/\n0::/system.slice/a.service\n",
+            "a.service",
+        ),
+        (
+            "1:name=systemd:/system.slice/a.service\n0::/system.slice/b.service\n",
+            "a.service",
+        ),
+        ("0::/\n", ""),
+        ("0::/system.slice\n", ""),
+        ("0::/docker/{A}\n", ""),
+        ("0::/system.slice/a.service (deleted)\n", ""),
+        ("0::/system.slice/sub/a.service\n", ""),
+    ] {
+        let text = text.replace("{A}", A);
+        let cgroups = Cgroups::parse(text.as_bytes()).unwrap();
+        let found = cgroups.unit().map_or("", |named| named.name);
+        assert_eq!(found, unit.replace("{A}", A), "{text}");
+    }
+}

@@ -79,10 +79,13 @@ impl Rules {
         };
         for field in template.fields() {
             self.check_field("spiffe_id", field, faults);
-            if field.name() == "unix:path" {
-                let message = format!("{field} begins with a slash, which no segment may hold");
-                faults.add("spiffe_id", message, "it can stand in claims");
-            }
+            let unfit = match field.name() {
+                "unix:path" | "systemd:fragment_path" => "begins with a slash",
+                "docker:image_config_digest" => "has a colon",
+                _ => continue,
+            };
+            let message = format!("{field} {unfit}, which no segment may hold");
+            faults.add("spiffe_id", message, "it can stand in claims");
         }
         self.spiffe_id(text, &some, faults).map(|_| template)
     }

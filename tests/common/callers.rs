@@ -1,0 +1,51 @@
+//! Callers of all kinds, and what they are granted.
+
+#![allow(dead_code, reason = "helpers, of which each test file uses some")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::common::{Sandbox, issuer, text};
+
+/// The attestor of programs.
+pub const DISCOVER: &str = "attestor \"unix\" {\n  discover_workload_path = true\n}\n";
+
+/// An entry `name` for callers with these selectors.
+pub fn entry(name: &str, selectors: &[&str]) -> String {
+    format!(
+        "entry \"{name}\" {{\n  spiffe_id = \"spiffe://example.org/{name}\"\n  selectors = {selectors:?}\n}}\n"
+    )
+}
+
+/// A sandbox with one issuer and these blocks.
+pub fn sandbox(blocks: &[String]) -> Sandbox {
+    Sandbox::new(&(issuer("main", "https://localhost", "ES256") + &blocks.concat()))
+}
+
+/// The names of the entries that granted a caller something, in order.
+pub fn granted(mut command: Command) -> Vec<String> {
+    let output = command.output().unwrap();
+    names(&output)
+}
+
+/// The names of the entries in an answer, none where the caller was refused.
+pub fn names(output: &Output) -> Vec<String> {
+    if output.status.code() == Some(3) {
+        return Vec::new();
+    }
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let reply: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let svids = reply["svids"].as_array().unwrap().iter();
+    svids
+        .map(|svid| svid["spiffe_id"].as_str().unwrap())
+        .map(|id| id.rsplit('/').next().unwrap().to_owned())
+        .collect()
+}
+
+/// Adds a call of this program to a command that becomes it.
+pub fn fetch(mut by: Command, program: &Path, socket: &Path) -> Command {
+    by.arg(program)
+        .args(["fetch-jwt", "--audience", "a", "--output", "json"])
+        .env("SPIFFE_ENDPOINT_SOCKET", socket);
+    by
+}
