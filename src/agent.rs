@@ -19,6 +19,7 @@ use crate::admin::{
     Services,
 };
 use crate::attest::WorkloadAttestor;
+use crate::attest::sight::Sight;
 use crate::config::Config;
 use crate::conn::PeerCheck;
 use crate::conn::accept::Incoming;
@@ -159,6 +160,8 @@ impl Bound {
             streams: OpenStreams::default(),
             stop: stop.clone(),
         });
+        let sight = Sight::probe();
+        sight.tell(&registry.subscribe().borrow().entries);
         let namespaces = Namespaces::of_self(reloader.config.require_peerpidfd);
         let check = reloader.config.peer_check;
         let slots = Slots::default();
@@ -188,6 +191,7 @@ impl Bound {
             registry: Arc::clone(&registry),
             files: mirror.files(),
             audit,
+            sight,
             connections: slots,
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),

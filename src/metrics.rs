@@ -66,13 +66,17 @@ impl Rpc {
 }
 
 /// Levels, that are read when somebody asks: name and meaning.
-const LEVELS: [(&str, &str); 14] = [
+const LEVELS: [(&str, &str); 15] = [
     ("started", "Always 1, with the version and the trust domain"),
     ("uptime_in_ms", "Milliseconds since the agent started"),
     ("ready", "Whether tokens can be minted now"),
     (
         "problems",
         "How many things are wrong, as agent health tells them",
+    ),
+    (
+        "attestation_degraded",
+        "1 where the kernel lacks this, and callers are told by weaker means",
     ),
     ("connections", "Open connections to the workload socket"),
     ("entries", "Registration entries, by where they come from"),

@@ -10,14 +10,14 @@ mod wants;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use thiserror::Error;
 
-pub use self::namespaces::Namespaces;
+pub use self::namespaces::{Namespaces, knows_every_user, proc_is_ours};
 pub use self::wants::Wants;
 use crate::proc::{Exe, ProcDir, ProcError};
 use crate::selector::Selector;
@@ -30,6 +30,9 @@ pub enum PeerError {
     /// The kernel cannot name it: it is in a pid namespace that we do not see.
     #[error("it is in another pid namespace: start it in the agent's, or below")]
     Foreign,
+    /// `/proc` tells of other processes under the numbers that the kernel gives us.
+    #[error("/proc is that of another pid namespace than the agent's: mount one for the agent")]
+    Blind,
     /// Our user namespace has no number for its user, so that all such users look alike.
     #[error("its user or group does not exist in the agent's user namespace")]
     Unmapped,
@@ -128,6 +131,9 @@ impl Peer {
         if pid <= 0 {
             return Err(PeerError::Foreign);
         }
+        if !namespaces.proc_is_ours {
+            return Err(PeerError::Blind);
+        }
         let gid = credentials.gid();
         if namespaces.overflow_uid == Some(uid) || namespaces.overflow_gid == Some(gid) {
             return Err(PeerError::Unmapped);
@@ -138,16 +144,7 @@ impl Peer {
             Err(Errno::ENOPROTOOPT) if namespaces.require_peerpidfd => {
                 return Err(PeerError::NoPeerPidfd);
             }
-            Err(Errno::ENOPROTOOPT) => {
-                static ONCE: Once = Once::new();
-                ONCE.call_once(|| {
-                    tracing::warn!(
-                        "the kernel lacks SO_PEERPIDFD (Linux 6.5): processes are opened by number, \
-                         and another one of the same user could be taken for the one that connected"
-                    );
-                });
-                pidfd_by_number(pid, uid)?
-            }
+            Err(Errno::ENOPROTOOPT) => pidfd_by_number(pid, uid)?,
             Err(Errno::EINVAL | Errno::ESRCH) => return Err(PeerError::Gone),
             Err(errno) => return Err(PeerError::Io("SO_PEERPIDFD", errno.into())),
         };

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use tonic::{Request, Response, Status};
 
 use super::operator;
+use crate::attest::sight::Sight;
 use crate::audit::Audit;
 use crate::clock::{Clock, unix_seconds};
 use crate::conn::slots::Slots;
@@ -49,6 +50,8 @@ pub struct Facts {
     pub files: Files,
     /// Callers.
     pub audit: Arc<Audit>,
+    /// What the agent can see of callers.
+    pub sight: Sight,
     /// Connections to the workload socket.
     pub connections: Slots,
     /// Counts.
@@ -84,6 +87,8 @@ impl Facts {
         if !trouble.is_empty() {
             problems.push(format!("entries cannot be kept: {trouble}"));
         }
+        let entries = self.registry.subscribe();
+        problems.extend(self.sight.problems(&entries.borrow().entries));
         let now = self.clock.now();
         let (wrong, others) = self.files.problems(now, MAX_FILES_TOLD);
         problems.extend(wrong);
@@ -121,6 +126,10 @@ impl Facts {
                 seconds(created),
             ),
         ];
+        for (what, there) in self.sight.kernel() {
+            let lacking = f64::from(u8::from(!there));
+            levels.push(("attestation_degraded", vec![label("lacks", what)], lacking));
+        }
         for issuer in self.rotator.status() {
             for key in issuer
                 .keys

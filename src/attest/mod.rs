@@ -17,6 +17,7 @@ pub mod manager;
 pub mod names;
 mod place;
 mod program;
+pub mod sight;
 pub mod unix;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{ConfigArgs, Exit, Outcome, complain, count, say};
+use crate::attest::sight::Sight;
 use crate::config::Config;
 
 /// Check the configuration and print everything that is wrong with it.
@@ -33,6 +34,9 @@ pub(super) fn validate(args: &ValidateArgs) -> Outcome {
     };
     for warning in warnings.iter().chain(config.unknown_names().iter()) {
         complain(warning);
+    }
+    for problem in Sight::probe().problems(&config.entries.iter().cloned().collect()) {
+        complain(format_args!("warning: {problem}"));
     }
     if args.print {
         let printed =

@@ -8,6 +8,8 @@ pub struct Namespaces {
     pub(super) overflow_uid: Option<u32>,
     /// The same of groups.
     pub(super) overflow_gid: Option<u32>,
+    /// Whether `/proc` has the numbers that the kernel tells us.
+    pub(super) proc_is_ours: bool,
     /// Whether kernels without `SO_PEERPIDFD` are refused.
     pub(super) require_peerpidfd: bool,
 }
@@ -18,9 +20,22 @@ impl Namespaces {
         Self {
             overflow_uid: overflow("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"),
             overflow_gid: overflow("/proc/self/gid_map", "/proc/sys/kernel/overflowgid"),
+            proc_is_ours: proc_is_ours(),
             require_peerpidfd,
         }
     }
+}
+
+/// Whether `/proc` is that of our pid namespace: in another one the same numbers are of other
+/// processes.
+pub fn proc_is_ours() -> bool {
+    let own = std::process::id().to_string();
+    std::fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == own.as_str())
+}
+
+/// Whether our user namespace has a number for every user.
+pub fn knows_every_user() -> bool {
+    overflow("/proc/self/uid_map", "/proc/sys/kernel/overflowuid").is_none()
 }
 
 /// The number that stands for what a map leaves out; `None` where it leaves out nothing.

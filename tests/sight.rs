@@ -1,0 +1,237 @@
+//! An agent that sees less: on older kernels, without a capability, in namespaces. Whom it cannot
+//! tell gets nothing, and it says what it lacks.
+
+#[path = "common/callers.rs"]
+mod callers;
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use callers::{DISCOVER, entry, fetch, granted, sandbox};
+use common::{Need, Sandbox, as_user, binary, eventually, have, text};
+
+const CALLER: u32 = 1007;
+
+/// Makes the program that runs others without a part of the kernel.
+fn refuse(house: &Sandbox) -> PathBuf {
+    let program = house.path("refuse");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/refuse.c");
+    let mut compile = Command::new("cc");
+    compile.args(["-O1", "-o"]).arg(&program).arg(source);
+    assert!(compile.status().unwrap().success());
+    program
+}
+
+fn metrics(sandbox: &Sandbox) -> String {
+    format!(
+        "metrics {{\n  socket_path = \"{}\"\n}}\n",
+        sandbox.path("metrics/m.sock").display()
+    )
+}
+
+fn scrape(sandbox: &Sandbox, page: &str) -> String {
+    use std::io::{Read, Write};
+
+    let mut stream =
+        std::os::unix::net::UnixStream::connect(sandbox.path("metrics/m.sock")).unwrap();
+    let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+#[test]
+fn on_older_kernels_callers_are_told_by_other_means_and_the_agent_says_so() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let house = Sandbox::new("");
+    let refuse = refuse(&house);
+    for lacking in [&[][..], &["peerpidfd"], &["info"], &["peerpidfd", "info"]] {
+        let sandbox = sandbox(&[]);
+        let uid = format!("unix:uid:{CALLER}");
+        let path = format!("unix:path:{}", binary().display());
+        let blocks = [
+            metrics(&sandbox),
+            common::issuer("main", "https://localhost", "ES256"),
+            DISCOVER.to_owned(),
+            entry("path", &[&uid, &path]),
+            entry("other", &["unix:uid:0", &path]),
+        ];
+        sandbox.configure(&blocks.concat());
+        let mut command = Command::new(&refuse);
+        command.args(lacking).arg("--").arg(binary());
+        let agent = sandbox.start_by(command, &[]);
+        for _ in 0..3 {
+            let caller = fetch(as_user(CALLER), binary(), &sandbox.socket());
+            assert_eq!(granted(caller), ["path"], "{lacking:?}");
+        }
+        let stranger = fetch(as_user(CALLER + 1), binary(), &sandbox.socket());
+        assert_eq!(granted(stranger), [""; 0], "{lacking:?}");
+        let page = scrape(&sandbox, "/metrics");
+        for (name, word) in [("SO_PEERPIDFD", "peerpidfd"), ("PIDFD_GET_INFO", "info")] {
+            let value = f64::from(u8::from(lacking.contains(&word)));
+            let line = format!("attestation_degraded{{lacks=\"{name}\"}} {value:.1}");
+            assert!(page.contains(&line), "{lacking:?}: {line}\n{page}");
+        }
+        let told = agent.log().matches("the kernel lacks SO_PEERPIDFD").count();
+        assert_eq!(told, usize::from(lacking.contains(&"peerpidfd")));
+    }
+}
+
+#[test]
+fn an_agent_that_wants_peerpidfd_serves_nobody_without_it() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let sandbox = Sandbox::with_entry("ES256");
+    let refuse = refuse(&sandbox);
+    let config = fs::read_to_string(sandbox.config()).unwrap();
+    let strict = config.replacen("agent {\n", "agent {\n  require_peerpidfd = true\n", 1);
+    fs::write(sandbox.config(), strict).unwrap();
+    let mut command = Command::new(&refuse);
+    command.args(["peerpidfd", "--"]).arg(binary());
+    let agent = sandbox.start_by(command, &[]);
+    let output = sandbox.run(&["fetch-jwt", "--audience", "a", "--timeout", "1s"]);
+    assert!(!output.status.success());
+    assert!(!text(&output.stdout).contains("eyJ"));
+    assert!(
+        agent.log().contains("require_peerpidfd is set"),
+        "{}",
+        agent.log()
+    );
+}
+
+#[test]
+fn a_capability_that_entries_need_is_named_and_they_match_nobody() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let uid = format!("unix:uid:{CALLER}");
+    let path = format!("unix:path:{}", binary().display());
+    let digest = format!("unix:sha256:{}", "0".repeat(64));
+    let sandbox = sandbox(&[
+        DISCOVER.to_owned(),
+        entry("uid", &[&uid]),
+        entry("host", &[&uid, "ns:host"]),
+        entry("path", &[&uid, &path]),
+        entry("hash", &[&uid, &digest]),
+    ]);
+    let without = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]);
+        command.arg(binary());
+        command
+    };
+    let why = "lacks CAP_SYS_PTRACE and sees no program of another user: entry path and 1 more";
+    let mut validate = without();
+    let output = validate
+        .args(["validate", "--config"])
+        .arg(sandbox.config());
+    let output = output.output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        text(&output.stderr).contains(why),
+        "{}",
+        text(&output.stderr)
+    );
+
+    let agent = sandbox.start_by(without(), &[]);
+    let call = || granted(fetch(as_user(CALLER), binary(), &sandbox.socket()));
+    assert_eq!(call(), ["uid", "host"]);
+    assert!(agent.log().contains(why), "{}", agent.log());
+    let health = sandbox.run(&["health"]);
+    assert_eq!(health.status.code(), Some(1));
+    assert!(
+        text(&health.stdout).contains(why),
+        "{}",
+        text(&health.stdout)
+    );
+    drop(agent);
+
+    let _agent = sandbox.start();
+    assert_eq!(call(), ["uid", "host", "path"]);
+    let health = sandbox.run(&["health"]);
+    assert!(!text(&health.stdout).contains("CAP_SYS_PTRACE"));
+}
+
+#[test]
+fn users_that_the_agents_namespace_does_not_know_are_not_told_apart() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    // Every user that the namespace leaves out looks like this one.
+    let sandbox = sandbox(&[
+        entry("nobody", &["unix:uid:65534"]),
+        entry("root", &["unix:uid:0"]),
+    ]);
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user"]).arg(binary());
+    let agent = sandbox.start_by(unshare, &[]);
+    let by_root = fetch(Command::new("env"), binary(), &sandbox.socket());
+    assert_eq!(granted(by_root), ["root"]);
+    for user in [CALLER, 65534] {
+        let mut call = fetch(as_user(user), binary(), &sandbox.socket());
+        let output = call.args(["--timeout", "1s"]).output().unwrap();
+        assert!(!output.status.success());
+        assert!(!text(&output.stdout).contains("eyJ"), "{user}");
+    }
+    let why = "does not exist in the agent's user namespace";
+    assert!(agent.log().contains(why), "{}", agent.log());
+}
+
+#[test]
+fn an_agent_with_the_wrong_proc_tells_nobody_and_says_so() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let sandbox = sandbox(&[]);
+    let blocks = [
+        metrics(&sandbox),
+        common::issuer("main", "https://localhost", "ES256"),
+        common::own_entry(),
+    ];
+    sandbox.configure(&blocks.concat());
+    // In a pid namespace of its own, with the /proc of the outer one.
+    let mut agent = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child"])
+        .arg(binary())
+        .args(["run", "--config"])
+        .arg(sandbox.config())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the agent is ready", || {
+        let there = sandbox.path("metrics/m.sock").exists();
+        (there && scrape(&sandbox, "/ready").starts_with("HTTP/1.1 200")).then_some(())
+    });
+    let inside = Command::new("nsenter")
+        .arg("--target")
+        .arg(child_of(agent.id()))
+        .arg("--pid")
+        .arg(binary())
+        .args(["fetch-jwt", "--audience", "a", "--timeout", "1s"])
+        .env("SPIFFE_ENDPOINT_SOCKET", sandbox.socket())
+        .output()
+        .unwrap();
+    let ready = scrape(&sandbox, "/ready");
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    assert!(!inside.status.success());
+    assert!(!text(&inside.stdout).contains("eyJ"));
+    assert!(
+        ready.contains("/proc is that of another pid namespace"),
+        "{ready}"
+    );
+}
+
+/// The only child of a process.
+fn child_of(pid: u32) -> String {
+    eventually("its child", || {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next().map(str::to_owned)
+    })
+}
