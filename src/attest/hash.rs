@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::proc::ProcDir;
 use crate::sys::ExeStat;
@@ -37,23 +37,29 @@ impl FileState {
     }
 }
 
+/// A hash, once it is known. Who computes it holds the lock, and others who want it wait for it.
+type Slot = Arc<Mutex<Option<String>>>;
+
 /// Hashes programs and remembers the results.
 #[derive(Debug, Default)]
-pub struct Hasher(Mutex<HashMap<FileState, String>>);
+pub struct Hasher(Mutex<HashMap<FileState, Slot>>);
 
 impl Hasher {
     /// The hash of the file that a process runs, in lower-case hexadecimal; `None` where it is
-    /// larger than the limit. Reads the file unless its state is remembered.
+    /// larger than the limit. Reads the file unless the hash of its state is remembered, or is being
+    /// computed for somebody else.
     ///
     /// # Errors
     ///
     /// What the kernel says; `Other` where the process runs another file than `exe` by now, or the
-    /// file changed while it was read.
+    /// file changed while it was read; `WouldBlock` where it would have to be read and `may_read` is
+    /// false.
     pub fn hash(
         &self,
         proc: &ProcDir,
         exe: &ExeStat,
         size_limit: Option<u64>,
+        may_read: bool,
     ) -> io::Result<Option<String>> {
         let file = proc.open_exe()?;
         let state = FileState::of(&file)?;
@@ -64,23 +70,32 @@ impl Hasher {
         if size_limit.is_some_and(|limit| state.size > limit) {
             return Ok(None);
         }
-        if let Some(known) = self.remembered().get(&state) {
-            return Ok(Some(known.clone()));
+        let slot = self.slot(state);
+        // Whoever has it computes it, for as long as that takes.
+        let mut known = if may_read {
+            slot.lock().unwrap_or_else(PoisonError::into_inner)
+        } else {
+            slot.try_lock().map_err(|_| io::ErrorKind::WouldBlock)?
+        };
+        if known.is_none() {
+            if !may_read {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let digest = digest(&file)?;
+            if FileState::of(&file)? != state {
+                return Err(changed());
+            }
+            *known = Some(digest);
         }
-        let digest = digest(&file)?;
-        if FileState::of(&file)? != state {
-            return Err(changed());
-        }
-        let mut all = self.remembered();
-        if all.len() >= MAX_REMEMBERED {
-            all.clear();
-        }
-        all.insert(state, digest.clone());
-        Ok(Some(digest))
+        Ok(known.clone())
     }
 
-    fn remembered(&self) -> MutexGuard<'_, HashMap<FileState, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self, state: FileState) -> Slot {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_REMEMBERED && !all.contains_key(&state) {
+            all.clear();
+        }
+        Arc::clone(all.entry(state).or_default())
     }
 }
 
@@ -117,14 +132,18 @@ mod tests {
             panic!("our own program is known");
         };
         let hasher = Hasher::default();
-        let digest = hasher.hash(&proc, &exe, None).unwrap().unwrap();
+        let hash = |exe, limit| hasher.hash(&proc, exe, limit, true);
+        let unread = hasher.hash(&proc, &exe, None, false).unwrap_err();
+        assert_eq!(unread.kind(), io::ErrorKind::WouldBlock);
+        let digest = hash(&exe, None).unwrap().unwrap();
         assert_eq!(digest.len(), 64);
-        assert_eq!(hasher.hash(&proc, &exe, None).unwrap(), Some(digest));
-        assert_eq!(hasher.hash(&proc, &exe, Some(1)).unwrap(), None);
+        let remembered = hasher.hash(&proc, &exe, None, false);
+        assert_eq!(remembered.unwrap(), Some(digest));
+        assert_eq!(hash(&exe, Some(1)).unwrap(), None);
         let other = ExeStat {
             id: (exe.id.0, exe.id.1 + 1),
             ..exe
         };
-        assert!(hasher.hash(&proc, &other, None).is_err());
+        assert!(hash(&other, None).is_err());
     }
 }

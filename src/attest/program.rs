@@ -3,9 +3,10 @@
 //! may never answer.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::findings::Findings;
 use super::hash::Hasher;
@@ -14,6 +15,10 @@ use crate::peer::{Peer, Seen, Wants};
 
 /// Users whose turns are remembered before idle ones are forgotten.
 const MAX_TURNS: usize = 1024;
+/// Programs that are read at a time, all users together: reading takes a whole core.
+const READERS: usize = 2;
+/// The priority of threads that read programs: all others go first.
+const LAST: i32 = 19;
 
 /// Finds out where programs lie, and hashes them.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub struct Programs {
     hasher: Arc<Hasher>,
     /// Who looks at programs at the moment, by user: one at a time, however long it takes.
     turns: Mutex<HashMap<u32, Arc<Semaphore>>>,
+    /// Programs that are read at the moment.
+    readers: Semaphore,
     own_user_namespace: Option<(u64, u64)>,
 }
 
@@ -34,6 +41,7 @@ impl Programs {
         Self {
             hasher: Arc::default(),
             turns: Mutex::default(),
+            readers: Semaphore::new(READERS),
             own_user_namespace,
         }
     }
@@ -44,33 +52,51 @@ impl Programs {
         if wanted.is_empty() {
             return Findings::default();
         }
-        let search = Search {
+        let search = Arc::new(Search {
             proc: Arc::clone(&seen.proc),
             exe: seen.exe,
             wanted,
             size_limit: spec.size_limit,
             own_user_namespace: self.own_user_namespace,
             hasher: Arc::clone(&self.hasher),
-        };
+        });
         if let Ok(found) = search.run(Effort::Quick) {
             return found;
         }
-        let turn = self.turn_of(peer.uid());
-        let looked = async {
-            let turn = turn.acquire_owned().await;
-            let work = move || {
-                let _turn = turn;
-                search.run(Effort::Full)
-            };
-            tokio::task::spawn_blocking(work).await
-        };
+        let looked = tokio::time::timeout(spec.timeout, self.search(peer.uid(), search)).await;
         let mut findings = Findings::default();
-        match tokio::time::timeout(spec.timeout, looked).await {
-            Ok(Ok(Ok(found))) => findings = found,
-            Ok(Ok(Err(error))) => findings.failed(wanted, error.to_string()),
-            _ => findings.failed(wanted, "the program cannot be read in time"),
+        match looked {
+            Ok(Ok(found)) => findings = found,
+            Ok(Err(error)) => findings.failed(wanted, error.to_string()),
+            Err(_) => findings.failed(wanted, "the program cannot be read in time"),
         }
         findings
+    }
+
+    /// Looks beside the threads that serve, with more effort where it is needed.
+    async fn search(&self, uid: u32, search: Arc<Search>) -> io::Result<Findings> {
+        let closed = |_| io::Error::other("the agent is stopping");
+        let turn = self.turn_of(uid).acquire_owned().await.map_err(closed)?;
+        let looking = Arc::clone(&search);
+        let look = move || (looking.run(Effort::Look), turn);
+        let turn = match tokio::task::spawn_blocking(look).await? {
+            (Err(error), turn) if error.kind() == io::ErrorKind::WouldBlock => turn,
+            (looked, _turn) => return looked,
+        };
+        // Given back when nobody waits for it any more: what hangs holds up no other user.
+        let _reader = self.readers.acquire().await.map_err(closed)?;
+        let (done, read) = oneshot::channel();
+        let work = move || {
+            // Where it may not, others wait a little longer.
+            let _ = rustix::process::setpriority_process(None, LAST);
+            // The turn is held for as long as it takes, even if nobody waits for it any more.
+            let _turn = turn;
+            let _ = done.send(search.run(Effort::Read));
+        };
+        std::thread::Builder::new()
+            .name("hash".into())
+            .spawn(work)?;
+        read.await.map_err(io::Error::other)?
     }
 
     fn turn_of(&self, uid: u32) -> Arc<Semaphore> {

@@ -126,23 +126,16 @@ pub fn cheap(peer: &Peer, names: &Names) -> Vec<Selector> {
     found
 }
 
-/// How far a look at a program may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far a look at a program may go, least first. What is too much for it fails with
+/// [`io::ErrorKind::WouldBlock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effort {
-    /// Only what the kernel has in memory: it is quick, or fails with [`io::ErrorKind::WouldBlock`].
+    /// Only what the kernel has in memory.
     Quick,
     /// It may wait for file systems.
-    Full,
-}
-
-impl Effort {
-    /// Whether files may be read: an error where that is too much.
-    fn may_read(self) -> io::Result<bool> {
-        match self {
-            Self::Quick => Err(io::ErrorKind::WouldBlock.into()),
-            Self::Full => Ok(true),
-        }
-    }
+    Look,
+    /// It may read all of the program.
+    Read,
 }
 
 /// A look at the program of a process.
@@ -188,8 +181,15 @@ impl Search {
                 Err(why) => findings.none(Wants::PATH, why),
             }
         }
-        if self.wanted.meets(Wants::SHA256) && effort.may_read()? {
-            match self.hasher.hash(&self.proc, &exe, self.size_limit)? {
+        if self.wanted.meets(Wants::SHA256) {
+            if effort < Effort::Look {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let may_read = effort == Effort::Read;
+            let hash = self
+                .hasher
+                .hash(&self.proc, &exe, self.size_limit, may_read)?;
+            match hash {
                 Some(hash) => findings.found(Wants::SHA256, KIND, format_args!("{SHA256}{hash}")),
                 None => findings.none(
                     Wants::SHA256,
