@@ -9,10 +9,10 @@ mod podman;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use callers::{DISCOVER, entry, fetch, granted, names, sandbox};
-use common::{Cgroup, Need, Sandbox, as_user, binary, have, issuer};
+use common::{Cgroup, Need, Sandbox, as_user, binary, eventually, have, issuer};
 
 const CALLER: u32 = 1005;
 
@@ -71,6 +71,40 @@ fn a_service_with_a_private_tmp_keeps_path_and_host_and_a_forger_has_neither() {
     forger.args(["sh", "-c", &script, "sh"]);
     let forger = fetch(forger, &program, &sandbox.socket());
     assert_eq!(granted(forger), ["uid"]);
+}
+
+#[test]
+fn a_file_that_is_called_as_the_kernel_calls_removed_ones_is_another_file() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let (house, program) = house();
+    let uid = format!("unix:uid:{CALLER}");
+    let removed = house.path().join("billing (deleted)");
+    let sandbox = sandbox(&[
+        DISCOVER.to_owned(),
+        entry("uid", &[&uid]),
+        entry("path", &[&uid, &format!("unix:path:{}", program.display())]),
+        entry(
+            "removed",
+            &[&uid, &format!("unix:path:{}", removed.display())],
+        ),
+    ]);
+    // It runs before there is anybody to call, and is renamed and removed meanwhile.
+    let mut call = fetch(as_user(CALLER), &program, &sandbox.socket());
+    call.args(["--wait", "--timeout", "30s"]);
+    let caller = call.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let caller = caller.spawn().unwrap();
+    let exe = format!("/proc/{}/exe", caller.id());
+    eventually("it runs", || {
+        (fs::read_link(&exe).ok()? == program).then_some(())
+    });
+    fs::hard_link(&program, house.path().join("kept")).unwrap();
+    fs::copy(binary(), &removed).unwrap();
+    fs::remove_file(&program).unwrap();
+    assert_eq!(fs::read_link(&exe).unwrap(), removed);
+    let _agent = sandbox.start();
+    assert_eq!(names(&caller.wait_with_output().unwrap()), ["uid"]);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use callers::{entry, fetch, granted, names, sandbox};
 use common::{Agent, Need, as_user, binary, have, long, text};
-use nix::sys::stat::utimes;
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 
 const MIB: u64 = 1 << 20;
 const USERS: std::ops::Range<u32> = 3001..3005;
@@ -85,9 +85,9 @@ fn a_large_program_is_read_once_for_all_its_callers_and_again_when_it_changed() 
     let meta = fs::metadata(&program).unwrap();
     let file = fs::OpenOptions::new().write(true).open(&program).unwrap();
     file.write_all_at(b"x", size - 1).unwrap();
+    let time = TimeSpec::new(meta.mtime(), meta.mtime_nsec());
+    futimens(&file, &time, &time).unwrap();
     drop(file);
-    let time = TimeVal::seconds(meta.mtime());
-    utimes(&program, &time, &time).unwrap();
     let call = fetch(as_user(USERS.start), &program, &sandbox.socket());
     assert_eq!(granted(call), [""; 0]);
     assert!(read_by(&agent) - before > 2 * size);

@@ -7,7 +7,7 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use callers::{DISCOVER, entry, fetch, granted, sandbox};
 use common::{Need, Sandbox, as_user, binary, eventually, have, text};
@@ -31,16 +31,27 @@ fn metrics(sandbox: &Sandbox) -> String {
     )
 }
 
-fn scrape(sandbox: &Sandbox, page: &str) -> String {
+/// A page of the agent; fails while it does not listen yet.
+fn scrape(sandbox: &Sandbox, page: &str) -> std::io::Result<String> {
     use std::io::{Read, Write};
 
-    let mut stream =
-        std::os::unix::net::UnixStream::connect(sandbox.path("metrics/m.sock")).unwrap();
+    let socket = sandbox.path("metrics/m.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
     let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(request.as_bytes())?;
     let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    reply
+    stream.read_to_string(&mut reply)?;
+    Ok(reply)
+}
+
+/// A process that ends with this.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -71,7 +82,7 @@ fn on_older_kernels_callers_are_told_by_other_means_and_the_agent_says_so() {
         }
         let stranger = fetch(as_user(CALLER + 1), binary(), &sandbox.socket());
         assert_eq!(granted(stranger), [""; 0], "{lacking:?}");
-        let page = scrape(&sandbox, "/metrics");
+        let page = scrape(&sandbox, "/metrics").unwrap();
         for (name, word) in [("SO_PEERPIDFD", "peerpidfd"), ("PIDFD_GET_INFO", "info")] {
             let value = f64::from(u8::from(lacking.contains(&word)));
             let line = format!("attestation_degraded{{lacks=\"{name}\"}} {value:.1}");
@@ -196,30 +207,35 @@ fn an_agent_with_the_wrong_proc_tells_nobody_and_says_so() {
     ];
     sandbox.configure(&blocks.concat());
     // In a pid namespace of its own, with the /proc of the outer one.
-    let mut agent = Command::new("unshare")
+    let agent = Command::new("unshare")
         .args(["--pid", "--fork", "--kill-child"])
         .arg(binary())
         .args(["run", "--config"])
         .arg(sandbox.config())
-        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(sandbox.path("log")).unwrap())
         .spawn()
         .unwrap();
+    let agent = Killed(agent);
     eventually("the agent is ready", || {
-        let there = sandbox.path("metrics/m.sock").exists();
-        (there && scrape(&sandbox, "/ready").starts_with("HTTP/1.1 200")).then_some(())
+        let page = scrape(&sandbox, "/ready").ok()?;
+        page.starts_with("HTTP/1.1 200").then_some(())
     });
     let inside = Command::new("nsenter")
         .arg("--target")
-        .arg(child_of(agent.id()))
+        .arg(child_of(agent.0.id()))
         .arg("--pid")
         .arg(binary())
         .args(["fetch-jwt", "--audience", "a", "--timeout", "1s"])
         .env("SPIFFE_ENDPOINT_SOCKET", sandbox.socket())
         .output()
         .unwrap();
-    let ready = scrape(&sandbox, "/ready");
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    let ready = scrape(&sandbox, "/ready").unwrap();
+    let log = fs::read_to_string(sandbox.path("log")).unwrap();
+    assert!(
+        log.contains("/proc is that of another pid namespace than the agent's"),
+        "{log}"
+    );
     assert!(!inside.status.success());
     assert!(!text(&inside.stdout).contains("eyJ"));
     assert!(
