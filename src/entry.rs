@@ -19,7 +19,7 @@ pub use self::identity::{Granted, Grants, Identity, IdentityTemplate};
 pub use self::nearest::{Known, NearMiss};
 pub use self::set::{EntrySet, Place};
 pub use self::template::{ClaimTemplate, Field, IdTemplate, NoValue};
-use crate::selector::{Selector, SelectorSet};
+use crate::selector::{Cost, Selector, SelectorSet};
 use crate::spiffe_id::SpiffeId;
 
 /// The claims that only the agent sets; configured claims may not bear these names.
@@ -208,6 +208,23 @@ impl Entry {
         let selectors = self.selectors.iter().filter(|selector| !selector.is_told());
         let fields = self.grants.fields().into_iter().map(Field::name);
         selectors.map(Selector::name).chain(fields)
+    }
+
+    /// What it asks of a caller one after the other: what he must have before, and the names of what
+    /// is asked for then. What is dear is asked for only of those who are in the right place.
+    pub fn steps(&self) -> Vec<(SelectorSet, Vec<&str>)> {
+        let up_to = |cost| {
+            let all = self.selectors.iter().filter(|one| one.cost() <= cost);
+            all.cloned().collect::<SelectorSet>()
+        };
+        let told = up_to(Cost::Told);
+        let placed = self.selectors.iter().any(|one| one.cost() == Cost::Cheap);
+        let (dear, cheap): (Vec<_>, Vec<_>) = self
+            .asks()
+            .partition(|name| placed && Cost::of(name) == Cost::Dear);
+        let steps = [(told, cheap), (up_to(Cost::Cheap), dear)];
+        let steps = steps.into_iter().filter(|(_, asked)| !asked.is_empty());
+        steps.collect()
     }
 }
 

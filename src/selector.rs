@@ -50,7 +50,12 @@ impl Selector {
     /// Whether the connection of a caller tells it. Anything else is looked for where some entry
     /// could match by it.
     pub fn is_told(&self) -> bool {
-        TOLD.contains(&self.name())
+        self.cost() == Cost::Told
+    }
+
+    /// What it takes to find it.
+    pub fn cost(&self) -> Cost {
+        Cost::of(self.name())
     }
 
     /// What stands behind the first colon.
@@ -86,15 +91,32 @@ impl fmt::Debug for Selector {
     }
 }
 
-/// The names of what the connection of a caller tells of him: his user and his groups.
-const TOLD: [&str; 6] = [
-    "unix:uid",
-    "unix:gid",
-    "unix:user",
-    "unix:group",
-    "unix:supplementary_gid",
-    "unix:supplementary_group",
-];
+/// What it takes to find a selector of a caller, the cheapest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    /// The connection tells it: user and groups.
+    Told,
+    /// The kernel has it at hand: where the caller is.
+    Cheap,
+    /// Somebody has to be asked, or a file system.
+    Dear,
+}
+
+impl Cost {
+    /// That of selectors with this name, such as `unix:path`.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "unix:uid"
+            | "unix:gid"
+            | "unix:user"
+            | "unix:group"
+            | "unix:supplementary_gid"
+            | "unix:supplementary_group" => Self::Told,
+            "ns:host" | "container:id" | "systemd:id" => Self::Cheap,
+            _ => Self::Dear,
+        }
+    }
+}
 
 /// Selectors, sorted and without repetition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

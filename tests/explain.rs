@@ -3,13 +3,15 @@
 mod common;
 #[path = "common/load.rs"]
 mod load;
+#[path = "common/podman.rs"]
+mod podman;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
-use common::{Agent, Need, Sandbox, as_user, eventually, have, issuer, text};
+use common::{Agent, Cgroup, Need, Sandbox, as_user, eventually, have, issuer, text};
 use serde_json::{Value, json};
 
 const BILLING: u32 = 1001;
@@ -219,6 +221,84 @@ fn a_process_of_a_container_and_one_whose_file_was_replaced_are_told_why_they_ha
         &["the file was replaced or deleted since the program started: restart it"],
     );
     assert_eq!(output.status.code(), Some(3));
+}
+
+/// An agent with an entry `payments` for containers with a label, which this engine knows.
+fn payments(engine: &str, socket: &Path) -> (Sandbox, Agent) {
+    let config = issuer("main", "https://localhost", "ES256")
+        + &format!(
+            r#"
+attestor "{engine}" {{
+  socket_path = "{}"
+}}
+entry "payments" {{
+  spiffe_id = "spiffe://example.org/{{docker:label:team}}"
+  selectors = ["docker:label:team:payments"]
+}}
+"#,
+            socket.display()
+        );
+    let sandbox = Sandbox::new(&config);
+    let agent = sandbox.start();
+    (sandbox, agent)
+}
+
+#[test]
+fn a_process_in_a_container_is_told_what_its_cgroup_and_the_engine_say_of_it() {
+    if !have(&[Need::Root, Need::Podman]) {
+        return;
+    }
+    let podman = podman::Podman::new();
+    let service = podman.serve();
+    let (sandbox, _agent) = payments("podman", &service.socket);
+    let id = podman.start(sandbox.socket().parent().unwrap(), &[]);
+    let pid = podman.run(&["inspect", "--format", "{{.State.Pid}}", &id]);
+    let output = explain(&sandbox, &pid, &[]);
+    says(
+        &told(&output),
+        &[
+            "gets spiffe://example.org/payments",
+            &format!("container:id:{id} /proc/{pid}/cgroup"),
+            &format!("docker:label:team:payments /proc/{pid}/cgroup, the engine of the container"),
+            "ns:host: its cgroup names a container",
+        ],
+    );
+    // The same program beside it, in no container.
+    let mut outside = Command::new("sleep").arg("600").spawn().unwrap();
+    let output = explain(&sandbox, &outside.id().to_string(), &[]);
+    outside.kill().unwrap();
+    outside.wait().unwrap();
+    says(
+        &told(&output),
+        &[
+            "the process has no docker:label (its cgroup names no container); entry payments wants docker:label:team:payments",
+            "container:id, docker: its cgroup names no container",
+            "systemd:invocation_id: units of systemd are not looked for: write attestor \"systemd\" {}",
+        ],
+    );
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn a_process_of_a_container_whose_engine_is_not_there_is_told_so() {
+    if !have(&[Need::Root, Need::Cgroups]) {
+        return;
+    }
+    let socket = Path::new("/run/no-engine.sock");
+    let (sandbox, _agent) = payments("docker", socket);
+    let id = "5c".repeat(32);
+    let cgroup = Cgroup::new(&format!("svid-agent-test-explain.slice/docker-{id}.scope"));
+    let sleep = Path::new("/bin/sleep").canonicalize().unwrap();
+    let contained = Waiting::start(cgroup.shell(), &sleep);
+    let output = explain(&sandbox, &contained.pid(), &[]);
+    drop(contained);
+    says(
+        &told(&output),
+        &[
+            "the process has no docker:label (/run/no-engine.sock: No such file or directory",
+            &format!("container:id:{id} /proc/"),
+        ],
+    );
 }
 
 #[test]

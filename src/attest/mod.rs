@@ -319,6 +319,23 @@ pub mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_in_the_wrong_place_needs_no_further_look() {
+        let uid = format!("unix:uid:{}", nix::unistd::geteuid());
+        let elsewhere = format!("container:id:{}", "e".repeat(64));
+        for (place, looked) in [(elsewhere.as_str(), false), ("ns:host", true)] {
+            let peer = this_process();
+            let selectors = [uid.as_str(), place, "unix:path:/bin/x"];
+            let entries: EntrySet = [entry("e", "spiffe://td/e", &selectors)]
+                .into_iter()
+                .collect();
+            let attestor = attestor();
+            let found = attestor.attest(&peer, &entries, &specs(true)).await;
+            let is_here = found.unwrap().contains(&place.parse().unwrap());
+            assert_eq!(peer.kept().0.meets(Wants::PATH), looked && is_here);
+        }
+    }
+
+    #[tokio::test]
     async fn a_connection_that_was_refused_stays_refused() {
         let peer = this_process();
         let entries = EntrySet::default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::set::{EntrySet, Place};
 use super::{Entry, NoValue};
-use crate::selector::{Selector, SelectorSet};
+use crate::selector::{Cost, Selector, SelectorSet};
 use crate::spiffe_id::SpiffeId;
 
 /// An entry that does not match a caller.
@@ -74,31 +74,33 @@ impl EntrySet {
 
 /// How far away an entry is; `None` if it matches.
 fn distance(place: Place, entry: &Entry, found: &SelectorSet, known: Known) -> Option<Distance> {
-    let (mut has, mut lacks, mut lacks_told) = (0, 0, 0);
-    for selector in entry.selectors.iter() {
-        if found.contains(selector) {
-            has += 1;
-        } else {
-            lacks += 1;
-            lacks_told += usize::from(selector.is_told());
-        }
-    }
-    if lacks == 0 && entry.grants.identity(found).is_ok() {
+    let all = entry.selectors.iter();
+    let (has, lacks): (Vec<_>, Vec<_>) = all.partition(|one| found.contains(one));
+    if lacks.is_empty() && entry.grants.identity(found).is_ok() {
         return None;
     }
-    if known == Known::AsNeeded && lacks_told > 0 {
-        lacks = lacks_told;
-    }
+    let cost = looked_for(&lacks, known);
+    let lacks = lacks.iter().filter(|one| one.cost() <= cost).count();
+    let has = has.len();
     Some((has == 0, lacks, Reverse(has), place))
 }
 
+/// Who lacks something cheap was not looked at for what is dearer, so it is not known whether he has
+/// that.
+fn looked_for(lacks: &[&Selector], known: Known) -> Cost {
+    let cheapest = lacks.iter().map(|one| one.cost()).min();
+    cheapest
+        .filter(|_| known == Known::AsNeeded)
+        .unwrap_or(Cost::Dear)
+}
+
 fn near_miss(entry: &Arc<Entry>, found: &SelectorSet, known: Known) -> NearMiss {
-    let all = entry.selectors.iter().cloned();
-    let (has, mut lacks): (Vec<_>, Vec<_>) = all.partition(|selector| found.contains(selector));
-    // Nothing else was looked for, so it is not known whether he has it.
-    if known == Known::AsNeeded && lacks.iter().any(Selector::is_told) {
-        lacks.retain(Selector::is_told);
-    }
+    let all = entry.selectors.iter();
+    let (has, lacks): (Vec<_>, Vec<_>) = all.partition(|one| found.contains(one));
+    let cost = looked_for(&lacks, known);
+    let lacks = lacks.into_iter().filter(|one| one.cost() <= cost);
+    let (has, lacks): (Vec<_>, Vec<_>) =
+        (has.into_iter().cloned().collect(), lacks.cloned().collect());
     let incomplete = if lacks.is_empty() {
         entry.grants.identity(found).err()
     } else {

@@ -29,7 +29,7 @@ pub struct EntrySet {
     drawers: Drawers<Placed>,
     /// What entries ask for that the connection does not tell.
     asking: Drawers<Asking>,
-    /// The same of entries that want nothing of what the connection tells.
+    /// The same of everybody, of whom nothing needs to be known before.
     asking_of_everybody: Asking,
     len: usize,
 }
@@ -41,10 +41,10 @@ struct Placed {
     entry: Arc<Entry>,
 }
 
-/// What entries ask for that want the same of what the connection tells.
+/// What entries ask for of those who have the same already.
 #[derive(Debug, Clone, Default)]
 struct Asking {
-    told: SelectorSet,
+    known: SelectorSet,
     /// Names of selectors, and how many entries ask for them.
     names: BTreeMap<Box<str>, usize>,
 }
@@ -93,10 +93,11 @@ impl EntrySet {
         granted.collect()
     }
 
-    /// The names of selectors, such as `unix:path`, by which an entry could match a caller of whom no
-    /// more is known than what the connection tells; some of them more than once.
-    pub fn asked<'a>(&'a self, told: &'a SelectorSet) -> impl Iterator<Item = &'a str> {
-        let asking = self.asking.of(told).chain([&self.asking_of_everybody]);
+    /// The names of selectors, such as `unix:path`, by which an entry could match a caller of whom
+    /// this much is known; some of them more than once. First what the connection tells is enough;
+    /// entries may ask for more when it is known where the caller is.
+    pub fn asked<'a>(&'a self, known: &'a SelectorSet) -> impl Iterator<Item = &'a str> {
+        let asking = self.asking.of(known).chain([&self.asking_of_everybody]);
         asking.flat_map(|asking| asking.names.keys().map(|name| &**name))
     }
 
@@ -119,30 +120,26 @@ impl EntrySet {
 
     /// Counts what an entry asks for.
     fn ask(&mut self, entry: &Entry, count: impl Fn(usize) -> usize) {
-        let mut asks = entry.asks().peekable();
-        if asks.peek().is_none() {
-            return;
-        }
-        let told = entry.selectors.iter().filter(|s| s.is_told());
-        let told: SelectorSet = told.cloned().collect();
-        let mut asking = if told.is_empty() {
-            std::mem::take(&mut self.asking_of_everybody)
-        } else {
-            let former = self.asking.take(&told, |asking| asking.told == told);
-            former.unwrap_or(Asking {
-                told,
-                names: BTreeMap::new(),
-            })
-        };
-        for name in asks {
-            let number = asking.names.entry(name.into()).or_default();
-            *number = count(*number);
-        }
-        asking.names.retain(|_, number| *number > 0);
-        if asking.told.is_empty() {
-            self.asking_of_everybody = asking;
-        } else if !asking.names.is_empty() {
-            self.asking.put(asking);
+        for (known, names) in entry.steps() {
+            let mut asking = if known.is_empty() {
+                std::mem::take(&mut self.asking_of_everybody)
+            } else {
+                let former = self.asking.take(&known, |asking| asking.known == known);
+                former.unwrap_or(Asking {
+                    known,
+                    names: BTreeMap::new(),
+                })
+            };
+            for name in names {
+                let number = asking.names.entry(name.into()).or_default();
+                *number = count(*number);
+            }
+            asking.names.retain(|_, number| *number > 0);
+            if asking.known.is_empty() {
+                self.asking_of_everybody = asking;
+            } else if !asking.names.is_empty() {
+                self.asking.put(asking);
+            }
         }
     }
 }
@@ -176,7 +173,7 @@ impl Filed for Placed {
 
 impl Filed for Asking {
     fn selectors(&self) -> &SelectorSet {
-        &self.told
+        &self.known
     }
 }
 
@@ -236,20 +233,23 @@ mod tests {
 
     use super::*;
     use crate::entry::tests::entry;
+    use crate::selector::Cost;
 
-    const SELECTORS: [&str; 8] = [
+    const SELECTORS: [&str; 10] = [
         "unix:uid:1",
         "unix:uid:2",
         "unix:gid:1",
-        "unix:supplementary_gid:1",
         "unix:user:a",
+        "ns:host",
+        "systemd:id:a.service",
         "unix:path:/a",
         "unix:path:/b",
         "unix:sha256:c",
+        "docker:label:a:b",
     ];
 
     /// Some of the selectors, as a number has bits.
-    fn some(bits: u8) -> Vec<&'static str> {
+    fn some(bits: u16) -> Vec<&'static str> {
         let all = SELECTORS.iter().enumerate();
         let some = all.filter(|(at, _)| bits & (1 << at) != 0);
         some.map(|(_, text)| *text).collect()
@@ -264,23 +264,32 @@ mod tests {
         ids.collect()
     }
 
-    /// What a look at each entry finds asked of a caller.
-    fn asked_of(entries: &[Entry], told: &SelectorSet) -> BTreeSet<String> {
-        let lacks_only_others = |entry: &&Entry| {
-            let mut told_ones = entry.selectors.iter().filter(|s| s.is_told());
-            told_ones.all(|wanted| told.iter().any(|had| had == wanted))
-        };
-        let entries = entries.iter().filter(lacks_only_others);
-        let others = entries.flat_map(|entry| entry.selectors.iter().filter(|s| !s.is_told()));
-        others.map(|selector| selector.name().to_owned()).collect()
+    /// What a look at each entry finds asked of a caller of whom all is known that costs no more.
+    fn asked_of(entries: &[Entry], found: &SelectorSet, cost: Cost) -> BTreeSet<String> {
+        let mut asked = BTreeSet::new();
+        for entry in entries {
+            let lacks = |upto| {
+                let mut wanted = entry.selectors.iter().filter(|one| one.cost() <= upto);
+                wanted.any(|one| !found.contains(one))
+            };
+            let placed = entry.selectors.iter().any(|one| one.cost() == Cost::Cheap);
+            for one in entry.selectors.iter().filter(|one| !one.is_told()) {
+                let late = placed && one.cost() == Cost::Dear;
+                let knows = !late || cost >= Cost::Cheap;
+                if knows && !lacks(if late { Cost::Cheap } else { Cost::Told }) {
+                    asked.insert(one.name().to_owned());
+                }
+            }
+        }
+        asked
     }
 
     proptest! {
         #[test]
         fn the_drawers_hold_what_a_look_at_each_entry_finds(
-            wanted in vec(1u8.., 0..24),
+            wanted in vec(1u16..1024, 0..24),
             gone in vec(any::<prop::sample::Index>(), 0..12),
-            had in vec(any::<u8>(), 1..8),
+            had in vec(0u16..1024, 1..8),
         ) {
             let mut all: Vec<Entry> = Vec::new();
             for (number, bits) in wanted.iter().enumerate() {
@@ -299,9 +308,12 @@ mod tests {
                 let linear = all.iter().filter(|entry| found.is_superset_of(&entry.selectors));
                 let linear: Vec<_> = linear.map(|entry| entry.id.to_string()).collect();
                 prop_assert_eq!(ids(&set.matching(&found)), linear);
-                let told: SelectorSet = found.iter().filter(|s| s.is_told()).cloned().collect();
-                let asked: BTreeSet<_> = set.asked(&told).map(str::to_owned).collect();
-                prop_assert_eq!(asked, asked_of(&all, &told));
+                for cost in [Cost::Told, Cost::Cheap] {
+                    let known = found.iter().filter(|one| one.cost() <= cost);
+                    let known: SelectorSet = known.cloned().collect();
+                    let asked: BTreeSet<_> = set.asked(&known).map(str::to_owned).collect();
+                    prop_assert_eq!(asked, asked_of(&all, &known, cost));
+                }
             }
             prop_assert_eq!(before.len(), wanted.len());
             let everything = set_of(&SELECTORS);

@@ -1,6 +1,8 @@
 //! Podman with a store of its own, and an image that is made on the spot: the programs of this
 //! machine are mounted into its containers.
 
+#![allow(dead_code, reason = "helpers, of which each test file uses some")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

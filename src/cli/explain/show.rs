@@ -58,12 +58,13 @@ pub fn to_text(explained: &Explanation, own: bool) -> String {
     }
     if !explained.unknown.is_empty() {
         text.push_str("\nnot known\n");
-        for unknown in &explained.unknown {
-            paragraph(
-                &mut text,
-                "  ",
-                &format!("{}: {}", unknown.name, unknown.reason),
-            );
+        let same = explained
+            .unknown
+            .chunk_by(|one, next| one.reason == next.reason);
+        for unknown in same {
+            let names: Vec<_> = unknown.iter().map(|one| one.name.as_str()).collect();
+            let reason = unknown.first().map_or("", |one| &one.reason);
+            paragraph(&mut text, "  ", &format!("{}: {reason}", names.join(", ")));
         }
     }
     text
@@ -123,7 +124,7 @@ fn has_instead(missing: &Missing, explained: &Explanation) -> String {
     let unknown = explained
         .unknown
         .iter()
-        .find(|unknown| unknown.name == name);
+        .find(|unknown| name == unknown.name || name.split(':').next() == Some(&unknown.name));
     match (missing.instead.as_slice(), unknown) {
         ([], Some(unknown)) => format!("no {name} ({})", unknown.reason),
         ([], None) => format!("no {name}"),

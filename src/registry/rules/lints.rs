@@ -7,7 +7,7 @@ use crate::attest::facts::{self, AttestorSpecs};
 use crate::selector::Selector;
 
 /// Names of selectors of which a process has one.
-const SINGLE: [&str; 8] = [
+const SINGLE: [&str; 10] = [
     "unix:uid",
     "unix:gid",
     "unix:path",
@@ -16,6 +16,8 @@ const SINGLE: [&str; 8] = [
     "systemd:id",
     "systemd:fragment_path",
     "systemd:invocation_id",
+    "docker:image_id",
+    "docker:image_config_digest",
 ];
 
 /// Programs that run what others wrote, without the version that may stand behind.
