@@ -3,26 +3,25 @@
 use std::process::Stdio;
 
 use crate::common::{Need, as_user, have, lines};
-use crate::house::{ATTACKER, House};
+use crate::house::{ANYHOW, House};
 use crate::{turnover, wire};
 
-/// Row 20: the trusted program opens a stream and becomes another program, or ends, while somebody
-/// else holds the connection; what changes afterwards he is not told.
+/// Row 20: a program opens a stream, whose user has an identity whatever he runs, and becomes another
+/// program or ends, while somebody else holds the connection; what changes then is not told any more.
 #[test]
 fn a_stream_tells_nothing_more_when_its_maker_is_another_or_gone() {
     if !have(&[Need::Root]) {
         return;
     }
     let house = House::new();
-    house.serves_the_trusted();
-    let other = house.impostor.to_str().unwrap();
+    let other = house.trusted.to_str().unwrap();
     for (becomes, messages) in [("-", 2), (other, 1), ("", 1)] {
         house.sandbox.settle();
-        let mut command = as_user(ATTACKER);
+        let mut command = as_user(ANYHOW);
         house.equip(&mut command);
         let mut child = command
             .env("CALL", wire::hex("/SpiffeWorkloadAPI/FetchJWTBundles"))
-            .arg(&house.trusted)
+            .arg(&house.impostor)
             .args(["stream", "1", becomes])
             .stdout(Stdio::piped())
             .spawn()
