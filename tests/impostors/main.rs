@@ -13,12 +13,12 @@
 //! | 7 | privileges are given up after connecting | `senders`, `tests/workload_api.rs` |
 //! | 8 | another file is mounted at a trusted path, or another root chosen | `namespaces` |
 //! | 9 | files without a name, removed, replaced, oddly called | `files` |
-//! | 10, 11 | large programs, and those that change | `src/attest/hash.rs` |
+//! | 10, 11 | large programs, and those that change | `src/attest/hash.rs`, `tests/programs.rs` |
 //! | 12 | the main thread has ended | `threads` |
-//! | 13, 14 | agent and caller in different namespaces | `tests/conformance/endpoint.rs` (C21) |
-//! | 15 | the agent lacks a capability | `tests/explain.rs` |
+//! | 13, 14 | agent and caller in different namespaces | `tests/sight.rs`, `tests/conformance/endpoint.rs` (C21) |
+//! | 15 | the agent lacks a capability | `tests/sight.rs` |
 //! | 16 | names of processes that look like more | `files`, `src/proc.rs` |
-//! | 17 | cgroups of the caller's making | with the selectors that come from cgroups |
+//! | 17 | cgroups of the caller's making | `tests/attestation.rs`, `tests/units.rs` |
 //! | 18 | groups change after connecting | `senders` |
 //! | 19 | the name service hangs | `src/attest/accounts.rs` |
 //! | 20 | a stream is open and its process changes or ends, or its entry goes | `streams`, `tests/entries.rs` |
