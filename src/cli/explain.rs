@@ -26,7 +26,7 @@ use crate::workload_api::client::WorkloadClient;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   agent explain
-  agent explain --pid $(pidof billing) --audience vault")]
+  agent explain --pid 4711 --audience vault")]
 pub struct ExplainArgs {
     /// The process, as the agent sees it.
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
