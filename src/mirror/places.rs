@@ -40,6 +40,8 @@ pub struct Places {
     surveys: JoinSet<Survey>,
     /// Until when events wait for them.
     patience: Instant,
+    /// Blocks whose file a survey did not find.
+    lacking: BTreeSet<Arc<Path>>,
     /// The blocks as they were last adopted.
     followed: HashMap<Arc<Path>, Arc<TokenFileSpec>>,
     /// Blocks whose directories have been seen, or seen not to be there.
@@ -61,6 +63,7 @@ impl Places {
             under_way: BTreeSet::new(),
             surveys: JoinSet::new(),
             patience: Instant::now(),
+            lacking: BTreeSet::new(),
             followed: HashMap::new(),
             known: HashSet::new(),
             look_at: Instant::now() + LOOK_EVERY,
@@ -72,6 +75,7 @@ impl Places {
     /// forgotten.
     pub fn adopt(&mut self, table: &Table) {
         self.known.retain(|block| table.block(block).is_some());
+        self.lacking.retain(|block| table.block(block).is_some());
         self.followed
             .retain(|block, _| table.block(block).is_some());
         if let Some(watcher) = &mut self.watcher {
@@ -253,9 +257,7 @@ impl Places {
             if !missing {
                 table.retry_block(&block, now);
             }
-            if survey.lacks_file {
-                table.hasten(&block, now);
-            }
+            self.miss_file(&block, survey.lacks_file, table, now);
             return;
         }
         self.known.insert(Arc::clone(&block));
@@ -271,6 +273,18 @@ impl Places {
         }
         if let Some(held) = table.block_mut(&block) {
             held.is_full = too_many;
+        }
+    }
+
+    /// A survey did not find the file of a block. It may have been written since, so that another
+    /// survey must not find it either.
+    fn miss_file(&mut self, block: &Arc<Path>, lacks: bool, table: &mut Table, now: Duration) {
+        let lacked = self.lacking.remove(block);
+        if lacks && lacked {
+            table.hasten(block, now);
+        } else if lacks && table.has_written(block) {
+            self.lacking.insert(Arc::clone(block));
+            self.wanted.insert(Arc::clone(block));
         }
     }
 

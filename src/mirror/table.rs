@@ -279,6 +279,12 @@ impl Table {
         numbers.filter_map(|number| self.files.get(number).map(|file| &**file))
     }
 
+    /// Whether a file of a block holds a token.
+    pub fn has_written(&self, block: &Path) -> bool {
+        let held = self.blocks.get(block);
+        held.is_some_and(|held| self.of_block(held).any(|file| file.written.is_some()))
+    }
+
     /// All blocks.
     pub fn blocks(&self) -> impl Iterator<Item = (&PathBuf, &Block)> {
         self.blocks.iter()

@@ -116,6 +116,14 @@ fn with_file<T>(mirror: &Mirror, work: impl FnOnce(&mut TokenFile) -> T) -> T {
     work(table.file_mut(number).unwrap())
 }
 
+/// Follows the sources, and waits for what is removed.
+async fn adopt(mirror: &mut Mirror) {
+    mirror.adopt().await;
+    while mirror.removal.is_some() {
+        mirror.remove_gone().await;
+    }
+}
+
 fn written(laid: Laid, clock: &FakeClock) -> Written {
     let validity = Validity::starting(clock.now(), Duration::from_secs(3600), Duration::ZERO);
     Written::new(laid.file, "k".into(), validity)
@@ -176,7 +184,7 @@ async fn a_file_whose_entry_is_gone_is_removed_if_it_is_still_the_one_that_was_w
     fs::write(&others.path, b"of somebody else").unwrap();
     let gone = Vec::new();
     mirror.sources.files = state::channel(Arc::new(gone)).1;
-    mirror.adopt().await;
+    adopt(&mut mirror).await;
     assert!(!ours.path.exists());
     assert_eq!(fs::read(&others.path).unwrap(), b"of somebody else");
 }
@@ -195,7 +203,7 @@ async fn what_an_earlier_agent_wrote_is_removed_where_nobody_wants_it_and_nothin
     }
     fs::rename(&replaced.path, root.join("moved")).unwrap();
     fs::write(&replaced.path, b"of somebody else").unwrap();
-    mirror.adopt().await;
+    adopt(&mut mirror).await;
     assert!(wanted.path.exists() && !unwanted.path.exists());
     assert_eq!(fs::read(&replaced.path).unwrap(), b"of somebody else");
     assert!(mirror.former.is_empty());
