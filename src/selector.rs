@@ -47,6 +47,18 @@ impl Selector {
         self.0.get(..end).unwrap_or_default()
     }
 
+    /// What it is about: its name, and of a container's labels and variables which one. Two of one
+    /// subject differ in their value.
+    pub fn subject(&self) -> &str {
+        let text = self.as_str();
+        let end = match self.name() {
+            "docker:label" => text.match_indices(':').nth(2).map(|(at, _)| at),
+            "docker:env" => text.find('='),
+            name => Some(name.len()),
+        };
+        text.get(..end.unwrap_or(text.len())).unwrap_or_default()
+    }
+
     /// Whether the connection of a caller tells it. Anything else is looked for where some entry
     /// could match by it.
     pub fn is_told(&self) -> bool {
@@ -183,6 +195,15 @@ mod tests {
         assert_eq!(selector.value(), "path:/usr/bin/a:b");
         assert_eq!(selector.name(), "unix:path");
         assert_eq!("ns:host".parse::<Selector>().unwrap().name(), "ns:host");
+        for (text, subject) in [
+            ("unix:path:/a:b", "unix:path"),
+            ("docker:label:team:a:b=c", "docker:label:team"),
+            ("docker:env:A=b:c=d", "docker:env:A"),
+            ("docker:image_id:a:b", "docker:image_id"),
+            ("ns:host", "ns:host"),
+        ] {
+            assert_eq!(text.parse::<Selector>().unwrap().subject(), subject);
+        }
     }
 
     #[test]

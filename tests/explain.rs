@@ -260,6 +260,7 @@ fn a_process_in_a_container_is_told_what_its_cgroup_and_the_engine_say_of_it() {
             "gets spiffe://example.org/payments",
             &format!("container:id:{id} /proc/{pid}/cgroup"),
             &format!("docker:label:team:payments /proc/{pid}/cgroup, the engine of the container"),
+            &format!("docker:env:STAGE /proc/{pid}/cgroup"),
             "ns:host: its cgroup names a container",
         ],
     );
@@ -271,7 +272,7 @@ fn a_process_in_a_container_is_told_what_its_cgroup_and_the_engine_say_of_it() {
     says(
         &told(&output),
         &[
-            "the process has no docker:label (its cgroup names no container); entry payments wants docker:label:team:payments",
+            "the process has no docker:label:team (its cgroup names no container); entry payments wants docker:label:team:payments",
             "container:id, docker: its cgroup names no container",
             "systemd:invocation_id: units of systemd are not looked for: write attestor \"systemd\" {}",
         ],
@@ -295,7 +296,7 @@ fn a_process_of_a_container_whose_engine_is_not_there_is_told_so() {
     says(
         &told(&output),
         &[
-            "the process has no docker:label (/run/no-engine.sock: No such file or directory",
+            "the process has no docker:label:team (/run/no-engine.sock: No such file or directory",
             &format!("container:id:{id} /proc/"),
         ],
     );

@@ -99,10 +99,13 @@ fn a_template_is_made_shown_and_removed_as_any_entry() {
     for (id, word) in [
         ("spiffe://{unix:uid}/a", "only in the path"),
         ("spiffe://example.org/{unix:user}{unix:uid}", "one field"),
-        ("spiffe://example.org/{unix:usr}", "there is no {unix:usr}"),
+        (
+            "spiffe://example.org/{unix:usr}",
+            "nothing can stand for {unix:usr}",
+        ),
         (
             "spiffe://example.org/{k8s:ns}",
-            "no attestor gives what {k8s:ns}",
+            "nothing can stand for {k8s:ns}: there are unix, systemd",
         ),
         (
             "spiffe://example.org/{unix:supplementary_gid}",

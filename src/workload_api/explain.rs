@@ -67,9 +67,14 @@ pub fn show(peer: &Peer, explained: explain::Explanation) -> Explanation {
         .map(|(one, _)| one.clone())
         .collect();
     let facts = explained.selectors.iter().map(|(selector, source)| Fact {
-        selector: selector.to_string(),
+        selector: if may_be_told(selector, &explained) {
+            selector.to_string()
+        } else {
+            selector.subject().to_owned()
+        },
         source: (*source).to_owned(),
     });
+    let facts = facts.collect();
     let unknown = explained.unknown.into_iter().map(|doubt| Unknown {
         name: doubt.name.to_owned(),
         reason: doubt.reason,
@@ -101,7 +106,7 @@ pub fn show(peer: &Peer, explained: explain::Explanation) -> Explanation {
         gid: peer.gid(),
         program: explained.program.unwrap_or_default(),
         unattested: String::new(),
-        selectors: facts.collect(),
+        selectors: facts,
         unknown: unknown.collect(),
         identities: identities.collect(),
         nearest: explained
@@ -112,9 +117,19 @@ pub fn show(peer: &Peer, explained: explain::Explanation) -> Explanation {
     }
 }
 
+/// Variables of a container may hold secrets: the value is told of those that these entries speak of.
+fn may_be_told(selector: &Selector, explained: &explain::Explanation) -> bool {
+    let mut granted = explained.identities.iter().map(|(granted, _)| granted);
+    let mut missed = explained.nearest.iter();
+    selector.name() != "docker:env"
+        || granted.any(|granted| granted.entry.selectors.contains(selector))
+        || missed.any(|miss| miss.has.contains(selector))
+}
+
 fn show_miss(miss: &NearMiss, found: &SelectorSet) -> ShownMiss {
     let lacks = miss.lacks.iter().map(|selector| {
-        let same = found.iter().filter(|had| had.name() == selector.name());
+        let about = selector.subject();
+        let same = found.iter().filter(|had| had.subject() == about);
         Missing {
             selector: selector.to_string(),
             instead: same.map(Selector::to_string).collect(),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::given;
 use crate::pb::explain::v1::{Explanation, Identity, Missing, NearMiss, Withheld};
+use crate::selector::Selector;
 
 /// Columns that a terminal has at the least.
 const WIDTH: usize = 80;
@@ -120,26 +121,22 @@ fn advice_on(miss: &NearMiss, explained: &Explanation) -> String {
 
 /// What it has where an entry wants another selector.
 fn has_instead(missing: &Missing, explained: &Explanation) -> String {
-    let name = name(&missing.selector);
+    let wanted: Option<Selector> = missing.selector.parse().ok();
+    let subject = wanted.as_ref().map_or("", Selector::subject);
+    let name = wanted.as_ref().map_or("", Selector::name);
+    let kind = wanted.as_ref().map_or("", Selector::kind);
     let unknown = explained
         .unknown
         .iter()
-        .find(|unknown| name == unknown.name || name.split(':').next() == Some(&unknown.name));
+        .find(|unknown| [name, kind].contains(&unknown.name.as_str()));
     match (missing.instead.as_slice(), unknown) {
-        ([], Some(unknown)) => format!("no {name} ({})", unknown.reason),
-        ([], None) => format!("no {name}"),
+        ([], Some(unknown)) => format!("no {} ({})", plain(subject), unknown.reason),
+        ([], None) => format!("no {}", plain(subject)),
         (instead, _) => {
             let instead: Vec<_> = instead.iter().map(|one| plain(one)).collect();
             instead.join(", ")
         }
     }
-}
-
-/// Type and name of a selector.
-fn name(selector: &str) -> &str {
-    let second = selector.match_indices(':').nth(1);
-    let end = second.map_or(selector.len(), |(at, _)| at);
-    selector.get(..end).unwrap_or_default()
 }
 
 fn identity_text(text: &mut String, identity: &Identity) {
