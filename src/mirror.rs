@@ -235,8 +235,8 @@ impl Mirror {
         let specs = Arc::clone(&self.sources.files.borrow_and_update());
         let entries = self.sources.registry.borrow_and_update().entries.clone();
         let now = self.clock.since_boot();
-        let gone = self.files.lock().adopt(&specs, &entries, now);
-        self.gone.extend(gone);
+        self.gone
+            .extend(self.files.lock().adopt(&specs, &entries, now));
         self.places.adopt(&self.files.lock());
         self.sort_former();
         self.remove_gone().await;
@@ -295,7 +295,7 @@ impl Mirror {
 
     /// Starts to write what is due, up to so many flights at a time.
     fn launch(&mut self) {
-        let (wall, now) = (self.clock.now(), self.clock.since_boot());
+        let (wall, now) = self.both_clocks();
         while self.flights.len() < MAX_FLIGHTS
             && let Some(batch) = self.files.lock().take_due(now, MAX_BATCH)
         {
@@ -320,9 +320,21 @@ impl Mirror {
         next.map_or(LOOK_EVERY, |due| due.saturating_sub(now).min(LOOK_EVERY))
     }
 
+    /// Both clocks at one moment: the machine may sleep between two looks.
+    fn both_clocks(&self) -> (SystemTime, Duration) {
+        loop {
+            let before = self.clock.since_boot();
+            let wall = self.clock.now();
+            let boot = self.clock.since_boot();
+            if boot.saturating_sub(before) < LARGEST_DRIFT {
+                return (wall, boot);
+            }
+        }
+    }
+
     /// A token from before the wall clock was set may have expired, or not hold yet.
     fn notice_clock_step(&mut self) {
-        let (wall, boot) = (self.clock.now(), self.clock.since_boot());
+        let (wall, boot) = self.both_clocks();
         let (wall_then, boot_then) = self.in_step;
         let expected = wall_then + boot.saturating_sub(boot_then);
         let step = expected
@@ -349,8 +361,7 @@ impl Mirror {
 
     fn retry_failed(&mut self) {
         let now = self.clock.since_boot();
-        let mut table = self.files.lock();
-        table.make_due_where(now, TokenFile::is_failing);
+        self.files.lock().make_due_where(now, TokenFile::is_failing);
     }
 
     /// Gives back the memory that a crowd of files needed while they were written.
