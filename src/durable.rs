@@ -325,16 +325,19 @@ impl Dir {
     ///
     /// What the kernel says to listing the directory.
     pub fn sweep(&self) -> io::Result<bool> {
+        let mut is_clean = true;
         for name in self.temporaries()? {
-            match fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            let how = match fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) if kind(&stat) == SFlag::S_IFREG && stat.st_nlink == 1 => {
-                    self.discard(&name);
+                    UnlinkatFlags::NoRemoveDir
                 }
-                _ => {}
-            }
+                // Does nothing to what is no directory, or is not empty.
+                _ => UnlinkatFlags::RemoveDir,
+            };
+            let removed = unlinkat(&self.fd, name.as_str(), how);
+            is_clean &= matches!(removed, Ok(()) | Err(Errno::ENOENT));
         }
-        self.sweep_directories()?;
-        Ok(self.temporaries()?.next().is_none())
+        Ok(is_clean)
     }
 
     /// As [`Dir::sweep`], of directories alone.

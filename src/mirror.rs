@@ -354,14 +354,14 @@ impl Mirror {
         let now = self.clock.since_boot();
         let authority = &self.sources.authority;
         let orphaned = |written: &Written| !authority.believes(&written.kid);
-        self.files.lock().make_due_where(now, |file| {
-            file.written.as_ref().is_some_and(orphaned) || file.is_failing()
-        });
+        let mut table = self.files.lock();
+        table.make_due_where(now, |file| file.written.as_ref().is_some_and(orphaned));
+        table.retry_all(now);
     }
 
     fn retry_failed(&mut self) {
         let now = self.clock.since_boot();
-        self.files.lock().make_due_where(now, TokenFile::is_failing);
+        self.files.lock().retry_all(now);
     }
 
     /// Gives back the memory that a crowd of files needed while they were written.

@@ -139,7 +139,7 @@ impl Places {
         }
     }
 
-    /// Whether all blocks with a parameter have been surveyed as they are now.
+    /// Whether all blocks have been surveyed as they are now.
     pub fn are_surveyed(&self) -> bool {
         self.wanted.is_empty() && self.under_way.is_empty()
     }

@@ -83,6 +83,8 @@ enum State {
     Flying,
     /// Being written, and due again when that is done.
     FlyingInVain,
+    /// Being written, and due again if that fails: what it waited for has come meanwhile.
+    FlyingInHope,
 }
 
 /// A token that was written to its file.
@@ -220,10 +222,7 @@ impl Table {
         };
         if let Some(number) = held.files.get(name).copied() {
             // It may be what a failed file waits for.
-            let file = self.files.get(&number);
-            if file.is_some_and(|file| file.is_failing()) {
-                self.make_due(number, now);
-            }
+            self.retry(number, now);
             return Appeared::Known;
         }
         if !parameter.pattern.fits(name) {

@@ -71,10 +71,15 @@ impl Table {
     /// A file is not being written any more, and due again at `due`, or at `now` where something
     /// else was wanted meanwhile.
     pub fn landed(&mut self, number: FileNo, due: Duration, now: Duration) {
-        match self.files.get(&number).map(|file| file.state) {
-            Some(State::FlyingInVain) => self.schedule(number, now.into()),
-            Some(State::Flying) => self.schedule(number, due.into()),
-            Some(State::Scheduled | State::Idle) | None => {}
+        let file = self.files.get(&number);
+        match file.map(|file| (file.state, file.is_failing())) {
+            Some((State::FlyingInVain, _) | (State::FlyingInHope, true)) => {
+                self.schedule(number, now.into());
+            }
+            Some((State::Flying, _) | (State::FlyingInHope, false)) => {
+                self.schedule(number, due.into());
+            }
+            Some((State::Scheduled | State::Idle, _)) | None => {}
         }
     }
 
@@ -84,7 +89,9 @@ impl Table {
             return;
         };
         match file.state {
-            State::Flying | State::FlyingInVain => file.state = State::FlyingInVain,
+            State::Flying | State::FlyingInVain | State::FlyingInHope => {
+                file.state = State::FlyingInVain;
+            }
             State::Scheduled | State::Idle => {
                 self.unschedule(number);
                 self.schedule(number, now.into());
@@ -92,17 +99,28 @@ impl Table {
         }
     }
 
-    /// Makes the files of a block due that could not be written.
+    /// Makes a file due that could not be written, since what it waited for may have come.
+    pub fn retry(&mut self, number: FileNo, now: Duration) {
+        match self.files.get_mut(&number) {
+            Some(file) if !file.is_failing() => {}
+            Some(file) if file.state == State::Flying => file.state = State::FlyingInHope,
+            Some(file) if file.state == State::Scheduled => self.make_due(number, now),
+            _ => {}
+        }
+    }
+
+    /// As [`Table::retry`], all files.
+    pub fn retry_all(&mut self, now: Duration) {
+        for number in self.files.keys().copied().collect::<Vec<_>>() {
+            self.retry(number, now);
+        }
+    }
+
+    /// As [`Table::retry`], the files of a block.
     pub fn retry_block(&mut self, block: &Path, now: Duration) {
-        let Some(held) = self.blocks.get(block) else {
-            return;
-        };
-        let failing = held.files.values().copied().filter(|number| {
-            let file = self.files.get(number);
-            file.is_some_and(|file| file.is_failing())
-        });
-        for number in failing.collect::<Vec<_>>() {
-            self.make_due(number, now);
+        let held = self.blocks.get(block).map(|held| held.files.values());
+        for number in held.into_iter().flatten().copied().collect::<Vec<_>>() {
+            self.retry(number, now);
         }
     }
 
