@@ -5,16 +5,14 @@
 //! where asked, and renamed over the old one: whoever opens the name sees the old bytes or the
 //! new ones, never a part, and never a file with the wrong owner or mode.
 
+mod identity;
 mod walk;
 mod write;
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::num::ParseIntError;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -22,6 +20,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
+pub use self::identity::FileId;
+use self::identity::Known;
 pub use self::walk::{DirError, Trust};
 pub use self::write::is_temporary;
 use self::write::{Temporary, is_left_behind};
@@ -48,40 +48,6 @@ impl Attributes {
             owner: None,
             group: None,
         }
-    }
-}
-
-/// Which file it is: device and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    fn of(stat: &FileStat) -> Self {
-        Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        }
-    }
-}
-
-impl fmt::Display for FileId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}:{:x}", self.device, self.inode)
-    }
-}
-
-impl FromStr for FileId {
-    type Err = ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (device, inode) = text.split_once(':').unwrap_or((text, ""));
-        Ok(Self {
-            device: u64::from_str_radix(device, 16)?,
-            inode: u64::from_str_radix(inode, 16)?,
-        })
     }
 }
 
@@ -141,12 +107,12 @@ impl Dir {
     ///
     /// What the kernel says.
     pub fn remove_own(&self, name: &str, ids: &[FileId]) -> io::Result<bool> {
-        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) if ids.contains(&FileId::of(&stat)) && kind(&stat) == SFlag::S_IFREG => {
+        match Known::of(&self.fd, name) {
+            Ok(file) if ids.contains(&file.id) && file.is_regular() => {
                 unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
                 Ok(true)
             }
-            Ok(_) | Err(Errno::ENOENT) => Ok(false),
+            Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }

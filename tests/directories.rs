@@ -181,11 +181,12 @@ fn only_directories_of_the_configured_owner_get_a_token() {
     let park = Park::with_ids("");
     let agent = park.sandbox.start();
     park.make("theirs");
+    // Whether it got a token as root's or not, it is seen to change hands.
     chown(park.directory("theirs"), Some(OTHER), Some(OTHER)).unwrap();
-    let _ = fs::remove_file(park.directory("theirs").join("token"));
     park.make("roots");
     park.token("roots");
     logged(&agent, "directory_owner says whose do");
+    let _ = fs::remove_file(park.directory("theirs").join("token"));
     park.configure(&format!(
         "spiffe_id = \"spiffe://example.org/containers/:name\"\n  directory_owner = \"{OTHER}\""
     ));
@@ -199,6 +200,22 @@ fn only_directories_of_the_configured_owner_get_a_token() {
         claims(&text(&read.stdout))["sub"],
         "spiffe://example.org/containers/theirs"
     );
+}
+
+#[test]
+fn a_directory_that_changes_hands_has_a_file_of_its_new_owner_soon() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let park = Park::with_ids("directory_owner = \"any\"");
+    let _agent = park.sandbox.start();
+    park.make("handed");
+    park.token("handed");
+    chown(park.directory("handed"), Some(OTHER), Some(OTHER)).unwrap();
+    let file = park.directory("handed").join("token");
+    eventually("it belongs to the new owner", || {
+        (fs::metadata(&file).ok()?.uid() == OTHER).then_some(())
+    });
 }
 
 #[test]

@@ -145,3 +145,24 @@ fn making_a_directory_removes_one_that_was_never_finished() {
     dir.create_below("made", 0o755).unwrap();
     assert_eq!(dir.names().unwrap(), ["made"]);
 }
+
+#[test]
+fn a_file_that_got_the_number_of_ours_is_not_ours() {
+    let (directory, dir) = sandbox();
+    for _ in 0..100 {
+        let ours = dir.replace("f", b"x", OWN, Persistence::Volatile).unwrap();
+        let path = directory.path().join("f");
+        let inode = fs::metadata(&path).unwrap().ino();
+        // A tick of the clock by which files are dated.
+        let ticked = std::time::Instant::now() + std::time::Duration::from_millis(20);
+        while std::time::Instant::now() < ticked {
+            std::thread::yield_now();
+        }
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "mine").unwrap();
+        assert!(!dir.remove_own("f", &[ours]).unwrap());
+        if fs::metadata(&path).unwrap().ino() == inode {
+            return;
+        }
+    }
+}

@@ -8,9 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown, linkat};
 
+use super::identity::Known;
 use super::{Attributes, Dir, FileId, Persistence};
 
 impl Dir {
@@ -101,9 +102,9 @@ fn fill(
     persistence: Persistence,
 ) -> io::Result<(File, FileId)> {
     // Whose a new file is, the directory may have decided.
-    let is = fstat(&fd)?;
-    let owner = attributes.owner.filter(|owner| *owner != is.st_uid);
-    let group = attributes.group.filter(|group| *group != is.st_gid);
+    let is = Known::of(&fd, "")?;
+    let owner = attributes.owner.filter(|owner| *owner != is.uid);
+    let group = attributes.group.filter(|group| *group != is.gid);
     if owner.is_some() || group.is_some() {
         fchown(&fd, owner.map(Uid::from_raw), group.map(Gid::from_raw))?;
     }
@@ -113,7 +114,7 @@ fn fill(
     if persistence == Persistence::Synced {
         file.sync_all()?;
     }
-    Ok((file, FileId::of(&is)))
+    Ok((file, is.id))
 }
 
 const TEMPORARY_START: &str = ".agent-";

@@ -195,25 +195,28 @@ mod tests {
         let (manifest, former) = Manifest::open(&private);
         assert!(former.is_empty() && manifest.is_long(0));
         let (one, two) = (Path::new("/run/a b/one"), Path::new("/run/two"));
-        let ids = [id("1:a")];
+        let ids = [id("1:a:5")];
         manifest.rewrite([(one, &ids[..])].into_iter()).unwrap();
         assert!(!manifest.is_long(0));
-        manifest.note(two, id("1:b"));
-        manifest.note(one, id("1:c"));
+        manifest.note(two, id("1:b:5"));
+        manifest.note(one, id("1:c:5"));
         manifest.forget(two);
-        assert_eq!(listed(&private), [(one.into(), vec![id("1:a"), id("1:c")])]);
+        assert_eq!(
+            listed(&private),
+            [(one.into(), vec![id("1:a:5"), id("1:c:5")])]
+        );
         for _ in 0..=SLACK {
-            manifest.note(two, id("1:b"));
+            manifest.note(two, id("1:b:5"));
         }
         assert!(manifest.is_long(0) && !manifest.is_long(10));
     }
 
     #[test]
     fn a_line_that_was_cut_off_or_makes_no_sense_is_passed_over() {
-        let text = "+1:a /x\n+zz /y\nnonsense\n+1:b\n-/not/there\n+1:c /cut";
+        let text = "+1:a:5 /x\n+zz /y\n+1:a /z\nnonsense\n+1:b:5\n-/not/there\n+1:c:5 /cut";
         let former: Vec<_> = parse(text).into_iter().collect();
-        assert_eq!(former, [("/x".into(), vec![id("1:a")])]);
-        assert!(parse("+1:a /x").is_empty() && parse("").is_empty());
+        assert_eq!(former, [("/x".into(), vec![id("1:a:5")])]);
+        assert!(parse("+1:a:5 /x").is_empty() && parse("").is_empty());
     }
 
     #[test]
@@ -222,11 +225,11 @@ mod tests {
         let private = directory.path().canonicalize().unwrap().join("later");
         let (manifest, _) = Manifest::open(&private);
         assert!(manifest.rewrite(std::iter::empty()).is_err());
-        manifest.note(Path::new("/x"), id("1:a"));
+        manifest.note(Path::new("/x"), id("1:a:5"));
         assert!(manifest.is_long(usize::MAX / 4));
         std::fs::create_dir(&private).unwrap();
         manifest.rewrite(std::iter::empty()).unwrap();
-        manifest.note(Path::new("/x"), id("1:a"));
+        manifest.note(Path::new("/x"), id("1:a:5"));
         assert_eq!(listed(&private).len(), 1);
     }
 }

@@ -199,6 +199,10 @@ impl Places {
             Notice::Appeared(block, name) => {
                 self.appear(&block, &name, table, now);
             }
+            Notice::Changed(block, name) => {
+                table.doubt(&block, &name, now);
+                self.appear(&block, &name, table, now);
+            }
             Notice::Vanished(block, name) => gone.extend(table.vanish(&block, &name)),
             Notice::Missing(block) => table.hasten(&block, now),
             Notice::Unreadable(block) => self.refuse(&block, "a name that is no text"),

@@ -85,6 +85,8 @@ enum State {
     FlyingInVain,
     /// Being written, and due again if that fails: what it waited for has come meanwhile.
     FlyingInHope,
+    /// Being written where somebody else may read by now: due again soon, whether it fails or not.
+    FlyingInDoubt,
 }
 
 /// A token that was written to its file.

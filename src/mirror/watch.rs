@@ -58,8 +58,10 @@ const TRIES: usize = 8;
 /// What has happened.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A directory of this name appeared at the place of a block's parameter, or was changed.
+    /// A directory of this name appeared at the place of a block's parameter.
     Appeared(Arc<Path>, String),
+    /// It may be another one than before, or somebody else's.
+    Changed(Arc<Path>, String),
     /// It is there no more.
     Vanished(Arc<Path>, String),
     /// The file of this block is gone.
@@ -230,11 +232,14 @@ fn notice(block: &Arc<Path>, role: &Role, what: ReadFlags, name: Option<&OsStr>)
                     .then(|| Notice::Unreadable(block()));
             };
             let gone = what.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM);
-            Some(if gone {
-                Notice::Vanished(block(), name.to_owned())
+            let kind = if gone {
+                Notice::Vanished
+            } else if what.contains(ReadFlags::CREATE) {
+                Notice::Appeared
             } else {
-                Notice::Appeared(block(), name.to_owned())
-            })
+                Notice::Changed
+            };
+            Some(kind(block(), name.to_owned()))
         }
     }
 }

@@ -36,6 +36,13 @@ impl Queue {
     }
 }
 
+impl TokenFile {
+    /// When it is due after a first failure.
+    fn soon(&self, now: Duration) -> Duration {
+        now + retry_after(self.plan.spec.ttl, 0)
+    }
+}
+
 impl Table {
     /// Takes the files that are to be written next: one, or up to `most` of a block with a parameter.
     /// [`Table::flight_ended`] must follow.
@@ -71,16 +78,16 @@ impl Table {
     /// A file is not being written any more, and due again at `due`, or at `now` where something
     /// else was wanted meanwhile.
     pub fn landed(&mut self, number: FileNo, due: Duration, now: Duration) {
-        let file = self.files.get(&number);
-        match file.map(|file| (file.state, file.is_failing())) {
-            Some((State::FlyingInVain, _) | (State::FlyingInHope, true)) => {
-                self.schedule(number, now.into());
-            }
-            Some((State::Flying, _) | (State::FlyingInHope, false)) => {
-                self.schedule(number, due.into());
-            }
-            Some((State::Scheduled | State::Idle, _)) | None => {}
-        }
+        let Some(file) = self.files.get(&number) else {
+            return;
+        };
+        let due = match (file.state, file.is_failing()) {
+            (State::FlyingInVain, _) | (State::FlyingInHope, true) => now,
+            (State::FlyingInDoubt, _) => due.min(file.soon(now)),
+            (State::Flying, _) | (State::FlyingInHope, false) => due,
+            (State::Scheduled | State::Idle, _) => return,
+        };
+        self.schedule(number, due.into());
     }
 
     /// Makes a file due.
@@ -89,8 +96,8 @@ impl Table {
             return;
         };
         match file.state {
-            State::Flying | State::FlyingInVain | State::FlyingInHope => {
-                file.state = State::FlyingInVain;
+            State::Flying | State::FlyingInVain | State::FlyingInHope | State::FlyingInDoubt => {
+                file.state = State::FlyingInVain
             }
             State::Scheduled | State::Idle => {
                 self.unschedule(number);
@@ -124,22 +131,41 @@ impl Table {
         }
     }
 
-    /// The written file of a block without a parameter is gone: it is due as soon as after a failure,
-    /// so that whoever removes it all the time keeps nobody busy.
+    /// The written file of a block without a parameter is gone: it is due soon.
     pub fn hasten(&mut self, block: &Path, now: Duration) {
-        let Some(held) = self.blocks.get(block) else {
+        let held = self.blocks.get(block).map(|held| held.files.values());
+        for number in held.into_iter().flatten().copied().collect::<Vec<_>>() {
+            self.hasten_file(number, now);
+        }
+    }
+
+    /// A directory may be another one than that in which its file lies, or somebody else's: the file
+    /// is due soon.
+    pub fn doubt(&mut self, block: &Path, name: &str, now: Duration) {
+        let held = self.blocks.get(block);
+        let Some(number) = held.and_then(|held| held.files.get(name)).copied() else {
             return;
         };
-        let soon = now + retry_after(held.plan.spec.ttl, 0);
-        for number in held.files.values().copied().collect::<Vec<_>>() {
-            let file = self.files.get(&number);
-            let waits = file.is_some_and(|file| {
-                let later = Duration::from(file.slot.due) > soon;
-                file.written.is_some() && file.state == State::Scheduled && later
-            });
-            if waits {
-                self.make_due(number, soon);
+        match self.files.get_mut(&number) {
+            Some(file) if matches!(file.state, State::Flying | State::FlyingInHope) => {
+                file.state = State::FlyingInDoubt;
             }
+            _ => self.hasten_file(number, now),
+        }
+    }
+
+    /// Makes a written file due as soon as after a failure, so that whoever removes it all the time
+    /// keeps nobody busy.
+    fn hasten_file(&mut self, number: FileNo, now: Duration) {
+        let file = self.files.get(&number);
+        let sooner = file.and_then(|file| {
+            let soon = file.soon(now);
+            let later = Duration::from(file.slot.due) > soon;
+            let waits = file.written.is_some() && file.state == State::Scheduled && later;
+            waits.then_some(soon)
+        });
+        if let Some(soon) = sooner {
+            self.make_due(number, soon);
         }
     }
 
