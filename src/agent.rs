@@ -241,10 +241,11 @@ impl Bound {
             Ok(())
         });
         let until = stop.clone();
-        tasks.spawn("token files", async move {
+        let mirroring = || async move {
             mirror.run(until).await;
             Ok(())
-        });
+        };
+        tasks.spawn_apart("token files", mirroring)?;
         let until = stop.clone();
         tasks.spawn("names", async move {
             names.run(until).await;

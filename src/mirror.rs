@@ -13,6 +13,7 @@ mod manifest;
 mod pace;
 mod parameter;
 mod places;
+mod removal;
 mod renew;
 mod spec;
 mod status;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch as state;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::flight::{Flight, Landed, Launch};
@@ -35,6 +36,7 @@ pub use self::manifest::{Former, Manifest};
 pub use self::pace::retry_after;
 pub use self::parameter::{DirectoryOwner, Parameter, Pattern, Template};
 use self::places::{News, Places};
+use self::removal::Removals;
 pub use self::renew::Renewal;
 pub use self::spec::{Chosen, Format, Holder, TokenFileSpec};
 pub use self::status::FileStatus;
@@ -61,7 +63,7 @@ const MAX_BATCH: usize = 16;
 /// So many files written one after the other leave memory behind that is not needed again soon.
 const CROWD: usize = 1000;
 
-/// How long a round waits for files to be removed.
+/// How long a change of the sources waits for files to be removed.
 const REMOVAL_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How far the wall clock may move from the clock that nobody sets before that counts as a step.
@@ -100,10 +102,7 @@ pub struct Mirror {
     clock: Arc<dyn Clock>,
     files: Files,
     places: Places,
-    /// Files that are to be removed.
-    gone: Vec<Lying>,
-    /// Files that are being removed; gives back those that could not be.
-    removal: Option<JoinHandle<Vec<Lying>>>,
+    removals: Removals,
     /// Files that are being written.
     flights: JoinSet<Landed>,
     writers: Writers,
@@ -136,8 +135,7 @@ impl Mirror {
             clock,
             files: Files::default(),
             places: Places::new(),
-            gone: Vec::new(),
-            removal: None,
+            removals: Removals::default(),
             flights: JoinSet::new(),
             writers: Writers::new(Arc::clone(&manifest)),
             manifest,
@@ -171,7 +169,8 @@ impl Mirror {
     }
 
     fn has_tried_all(&self) -> bool {
-        let quiet = self.flights.is_empty() && self.places.are_surveyed();
+        let quiet =
+            self.flights.is_empty() && self.places.are_surveyed() && !self.removals.are_under_way();
         let table = self.files.lock();
         let tried = |file: &TokenFile| file.written.is_some() || file.trouble.is_some();
         quiet && table.files().all(|(_, file)| tried(file))
@@ -179,9 +178,11 @@ impl Mirror {
 
     async fn follow(&mut self, enough: fn(&Self) -> bool) {
         let mut changes = self.sources.authority.changes();
+        self.places.watch();
         self.adopt().await;
         loop {
-            self.remove_gone().await;
+            let now = self.clock.since_boot();
+            self.removals.start(&self.writers, now);
             self.notice_clock_step();
             if !self.sources_changed() {
                 self.look_for_directories();
@@ -199,6 +200,7 @@ impl Mirror {
                     let all: Vec<_> = std::iter::once(landed).chain(others).collect();
                     all.into_iter().flatten().for_each(|landed| self.land(landed));
                 }
+                () = self.removals.one_ended(now), if self.removals.are_under_way() => {}
                 news = self.places.news() => self.heed(news),
                 Ok(()) = self.sources.steps.changed() => {}
                 Ok(()) = self.sources.files.changed() => self.adopt().await,
@@ -235,11 +237,13 @@ impl Mirror {
         let specs = Arc::clone(&self.sources.files.borrow_and_update());
         let entries = self.sources.registry.borrow_and_update().entries.clone();
         let now = self.clock.since_boot();
-        self.gone
-            .extend(self.files.lock().adopt(&specs, &entries, now));
+        self.removals
+            .add(self.files.lock().adopt(&specs, &entries, now));
         self.places.adopt(&self.files.lock());
         self.sort_former();
-        self.remove_gone().await;
+        self.removals
+            .run_for(REMOVAL_PATIENCE, &self.writers, now)
+            .await;
     }
 
     /// What earlier agents wrote is ours again where a block wants it, and else is removed, as soon
@@ -257,8 +261,8 @@ impl Mirror {
         drop(table);
         if self.places.are_known(&self.files.lock()) {
             let left = std::mem::take(&mut self.former).into_iter();
-            self.gone
-                .extend(left.map(|(path, ids)| Lying { path, ids }));
+            self.removals
+                .add(left.map(|(path, ids)| Lying { path, ids }));
         }
     }
 
@@ -266,24 +270,6 @@ impl Mirror {
     fn forget(&self, gone: Vec<Lying>) {
         for file in gone {
             self.manifest.forget(&file.path);
-        }
-    }
-
-    /// Removes files whose token nobody is to have any more; one that cannot be is tried again with
-    /// the next round, and one in a directory that does not answer is not waited for.
-    async fn remove_gone(&mut self) {
-        if self.removal.is_none() && !self.gone.is_empty() {
-            let gone = std::mem::take(&mut self.gone);
-            let writers = self.writers.clone();
-            let work = move || writers.remove_all(gone);
-            self.removal = Some(tokio::task::spawn_blocking(work));
-        }
-        let Some(removal) = &mut self.removal else {
-            return;
-        };
-        if let Ok(left) = tokio::time::timeout(REMOVAL_PATIENCE, removal).await {
-            self.gone.extend(left.unwrap_or_default());
-            self.removal = None;
         }
     }
 
@@ -316,7 +302,8 @@ impl Mirror {
         if self.flights.len() >= MAX_FLIGHTS {
             return LOOK_EVERY;
         }
-        let next = self.files.lock().next_due();
+        let next = [self.files.lock().next_due(), self.removals.due()];
+        let next = next.into_iter().flatten().min();
         next.map_or(LOOK_EVERY, |due| due.saturating_sub(now).min(LOOK_EVERY))
     }
 
@@ -378,7 +365,10 @@ impl Mirror {
         let files = self.files.clone();
         let table = files.lock();
         // What is being removed is known to the removal alone.
-        if now < self.list_due || self.removal.is_some() || !self.manifest.is_long(table.len()) {
+        if now < self.list_due
+            || self.removals.are_under_way()
+            || !self.manifest.is_long(table.len())
+        {
             return;
         }
         self.list_due = now + LOOK_EVERY;
@@ -387,7 +377,8 @@ impl Mirror {
             Some((file.plan.spec.path_of(&file.value), [written.file]))
         });
         let written: Vec<_> = written.collect();
-        let gone = self.gone.iter().map(|file| (&*file.path, &*file.ids));
+        let gone = self.removals.left();
+        let gone = gone.map(|file| (&*file.path, &*file.ids));
         let former = self.former.iter().map(|(path, ids)| (&**path, &**ids));
         let current = written.iter().map(|(path, ids)| (&**path, &ids[..]));
         if let Err(error) = self.manifest.rewrite(current.chain(former).chain(gone)) {

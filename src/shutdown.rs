@@ -1,8 +1,11 @@
 //! How the agent ends: signals, and tasks that nobody told to end.
 
 use std::future::Future;
+use std::io;
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,10 +24,7 @@ pub enum Hangup {
 /// # Errors
 ///
 /// The signals cannot be caught.
-pub fn on_signals(
-    stop: CancellationToken,
-    hangup: Hangup,
-) -> std::io::Result<impl Future<Output = ()>> {
+pub fn on_signals(stop: CancellationToken, hangup: Hangup) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hung_up = signal(SignalKind::hangup())?;
@@ -86,6 +86,39 @@ impl<E: Send + 'static> Supervisor<E> {
     ) {
         let handle = self.tasks.spawn(async move { (name, task.await) });
         self.names.insert(handle.id(), name);
+    }
+
+    /// As [`Supervisor::spawn`], on a thread of its own: the task is done where it is, and nobody wakes
+    /// another thread for a part of it.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started.
+    pub fn spawn_apart<F: Future<Output = Result<(), E>>>(
+        &mut self,
+        name: &'static str,
+        task: impl FnOnce() -> F + Send + 'static,
+    ) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (done, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || {
+            let result = runtime.block_on(task());
+            // Nothing that still blocks is worth waiting for.
+            runtime.shutdown_background();
+            // Whoever waited may have gone first.
+            let _ = done.send(result);
+        })?;
+        self.spawn(name, async move {
+            match ended.await {
+                Ok(result) => result,
+                Err(_) => std::panic::resume_unwind(match thread.join() {
+                    Err(panic) => panic,
+                    Ok(()) => Box::new("it ended without a word"),
+                }),
+            }
+        });
+        Ok(())
     }
 
     /// Waits until all tasks have ended. The first one that ends by itself makes the others end
@@ -154,6 +187,14 @@ mod tests {
         let (mut all, _) = supervisor();
         all.spawn("clumsy", async { panic!("on purpose") });
         assert!(matches!(all.run().await, Some(Ended::Panic("clumsy"))));
+
+        let (mut all, _) = supervisor();
+        let apart = || async { panic!("on purpose") };
+        all.spawn_apart("clumsy apart", apart).unwrap();
+        assert!(matches!(
+            all.run().await,
+            Some(Ended::Panic("clumsy apart"))
+        ));
     }
 
     #[tokio::test]

@@ -116,24 +116,19 @@ impl Dir {
         Self::walk(path, Some(mode), Trust::default())
     }
 
-    /// The directory at `relative` below this one: through no link and onto no other file system,
+    /// The directory at `relative`, which is not empty, below this one: through no link and onto no other file system,
     /// each component belonging to whom `trust` says.
     ///
     /// # Errors
     ///
     /// The first component that does not hold.
     pub fn below(&self, relative: &Path, trust: Trust) -> Result<Self, DirError> {
-        let mut at = Self {
-            fd: self.fd.try_clone().map_err(|source| DirError::Io {
-                path: self.path.clone(),
-                source,
-            })?,
-            path: self.path.clone(),
-        };
+        let mut found: Option<Self> = None;
         for component in relative.components() {
             let Component::Normal(name) = component else {
                 return Err(DirError::NotAbsolute(relative.to_owned()));
             };
+            let at = found.as_ref().unwrap_or(self);
             let path = at.path.join(name);
             let fd = at.step_below(name).map_err(|errno| match errno {
                 Errno::EXDEV => DirError::Mounted(path.clone()),
@@ -144,9 +139,9 @@ impl Dir {
                 },
             })?;
             check_trust(&fd, &path, trust)?;
-            at = Self { fd, path };
+            found = Some(Self { fd, path });
         }
-        Ok(at)
+        found.ok_or_else(|| DirError::NotAbsolute(relative.to_owned()))
     }
 
     fn step_below(&self, name: &std::ffi::OsStr) -> nix::Result<OwnedFd> {

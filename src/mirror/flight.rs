@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::error::MirrorError;
 use super::pace::FileNo;
 use super::spec::TokenFileSpec;
-use super::table::{Batch, Plan};
+use super::table::{Batch, Plan, Wanted};
 use super::writer::{Laid, Letter, Writers};
 use crate::attest::names::Names;
 use crate::audit::Audit;
@@ -84,9 +84,9 @@ impl Flight {
         let outcomes = written.unwrap_or_else(|_| {
             let fault = || Err(MirrorError::Write(io::Error::other("internal fault")));
             let files = self.batch.files.iter();
-            let failed = files.map(|(number, value, _)| Outcome {
-                number: *number,
-                value: Arc::clone(value),
+            let failed = files.map(|wanted| Outcome {
+                number: wanted.number,
+                value: Arc::clone(&wanted.value),
                 result: fault(),
             });
             failed.collect()
@@ -102,12 +102,12 @@ impl Flight {
     async fn write(&self) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(self.batch.files.len());
         let mut addressed = Vec::with_capacity(self.batch.files.len());
-        for (number, value, sweep) in &self.batch.files {
-            match self.mint(value).await {
-                Ok(svid) => addressed.push(self.address(*number, value, svid, *sweep)),
+        for wanted in &self.batch.files {
+            match self.mint(&wanted.value).await {
+                Ok(svid) => addressed.push(self.address(wanted, svid)),
                 Err(error) => outcomes.push(Outcome {
-                    number: *number,
-                    value: Arc::clone(value),
+                    number: wanted.number,
+                    value: Arc::clone(&wanted.value),
                     result: Err(error),
                 }),
             }
@@ -148,15 +148,16 @@ impl Flight {
         Ok(self.minter.mint(&order).await?)
     }
 
-    fn address(&self, number: FileNo, value: &Arc<str>, svid: JwtSvid, sweep: bool) -> Addressed {
+    fn address(&self, wanted: &Wanted, svid: JwtSvid) -> Addressed {
         let spec = &self.batch.plan.spec;
         let letter = Letter {
-            value: Arc::clone(value),
+            value: Arc::clone(&wanted.value),
             content: Zeroizing::new(spec.format.render(&svid, &spec.audience)),
-            sweep,
+            sweep: wanted.sweep,
+            first: wanted.first,
         };
         Addressed {
-            number,
+            number: wanted.number,
             svid,
             letter,
         }

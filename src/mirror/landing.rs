@@ -48,8 +48,8 @@ impl Mirror {
         let Some(file) = file.filter(|file| file.plan.order.is_some()) else {
             // Nobody is to have it any more.
             let written = result.ok();
-            self.gone
-                .extend(written.map(|done| Lying::of(path.into_owned(), done.laid.file)));
+            self.removals
+                .add(written.map(|done| Lying::of(path.into_owned(), done.laid.file)));
             return;
         };
         let due = match result {

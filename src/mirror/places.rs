@@ -54,11 +54,8 @@ pub struct Places {
 impl Places {
     /// No places yet.
     pub fn new() -> Self {
-        let watcher = Watcher::new().inspect_err(|error| {
-            tracing::warn!(%error, "directories cannot be watched, and are looked at every 30 seconds: raise the sysctl fs.inotify.max_user_instances");
-        });
         Self {
-            watcher: watcher.ok(),
+            watcher: None,
             wanted: BTreeSet::new(),
             under_way: BTreeSet::new(),
             surveys: JoinSet::new(),
@@ -69,6 +66,14 @@ impl Places {
             look_at: Instant::now() + LOOK_EVERY,
             refusals: Quiet::default(),
         }
+    }
+
+    /// Begins to watch, on the runtime that this is called on.
+    pub fn watch(&mut self) {
+        let watcher = Watcher::new().inspect_err(|error| {
+            tracing::warn!(%error, "directories cannot be watched, and are looked at every 30 seconds: raise the sysctl fs.inotify.max_user_instances");
+        });
+        self.watcher = watcher.ok();
     }
 
     /// Follows the blocks: those that are new or different are surveyed, those that are gone are
@@ -197,11 +202,11 @@ impl Places {
     ) {
         match notice {
             Notice::Appeared(block, name) => {
-                self.appear(&block, &name, table, now);
+                self.appear(&block, &name, true, table, now);
             }
             Notice::Changed(block, name) => {
                 table.doubt(&block, &name, now);
-                self.appear(&block, &name, table, now);
+                self.appear(&block, &name, false, table, now);
             }
             Notice::Vanished(block, name) => gone.extend(table.vanish(&block, &name)),
             Notice::Missing(block) => table.hasten(&block, now),
@@ -273,7 +278,7 @@ impl Places {
         }
         let mut too_many = false;
         for name in &names {
-            too_many |= self.appear(&block, name, table, now);
+            too_many |= self.appear(&block, name, false, table, now);
         }
         if let Some(held) = table.block_mut(&block) {
             held.is_full = too_many;
@@ -293,8 +298,15 @@ impl Places {
     }
 
     /// Takes a directory in; whether there are too many.
-    fn appear(&self, block: &Arc<Path>, name: &str, table: &mut Table, now: Duration) -> bool {
-        match table.appear(block, name, now) {
+    fn appear(
+        &self,
+        block: &Arc<Path>,
+        name: &str,
+        was_made: bool,
+        table: &mut Table,
+        now: Duration,
+    ) -> bool {
+        match table.appear(block, name, was_made, now) {
             Appeared::Taken | Appeared::Known => false,
             Appeared::Refused => {
                 self.refuse(block, name);

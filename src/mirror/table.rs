@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-pub use self::due::Batch;
 use self::due::Queue;
+pub use self::due::{Batch, Wanted};
 use super::late::Lateness;
 use super::manifest::Lying;
 use super::pace::{FileNo, Influx, Slot};
@@ -213,8 +213,9 @@ impl Table {
         file.written.map(|written| Lying::of(path, written.file))
     }
 
-    /// A directory has appeared at the place of a block's parameter.
-    pub fn appear(&mut self, block: &Path, name: &str, now: Duration) -> Appeared {
+    /// A directory has appeared at the place of a block's parameter; whether it `was_made` there just
+    /// now, so that nobody has left anything in it.
+    pub fn appear(&mut self, block: &Path, name: &str, was_made: bool, now: Duration) -> Appeared {
         let Some(held) = self.blocks.get_mut(block) else {
             return Appeared::Known;
         };
@@ -237,6 +238,9 @@ impl Table {
         let due = held.influx.take(now, parameter.most);
         let value = Arc::<str>::from(name);
         let number = self.add_file(&plan, Arc::clone(&value), due);
+        if let Some(file) = self.files.get_mut(&number) {
+            file.sweeps = !was_made;
+        }
         if let Some(held) = self.blocks.get_mut(block) {
             held.files.insert(value, number);
         }

@@ -40,6 +40,7 @@ fn put(spec: &TokenFileSpec, names: &Names, content: &[u8]) -> Result<Laid, Mirr
         value: "".into(),
         content: String::from_utf8(content.to_vec()).unwrap().into(),
         sweep: true,
+        first: true,
     };
     let (spec, names) = (Arc::new(spec.clone()), Arc::new(names.clone()));
     let mut laid = writers.put_all(&spec, &names, vec![letter]);
@@ -119,8 +120,8 @@ fn with_file<T>(mirror: &Mirror, work: impl FnOnce(&mut TokenFile) -> T) -> T {
 /// Follows the sources, and waits for what is removed.
 async fn adopt(mirror: &mut Mirror) {
     mirror.adopt().await;
-    while mirror.removal.is_some() {
-        mirror.remove_gone().await;
+    while mirror.removals.are_under_way() {
+        mirror.removals.one_ended(Duration::ZERO).await;
     }
 }
 

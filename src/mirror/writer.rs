@@ -33,6 +33,8 @@ pub struct Letter {
     pub content: Zeroizing<String>,
     /// Whether a killed agent may have left something beside it.
     pub sweep: bool,
+    /// Whether it is the first of its file.
+    pub first: bool,
 }
 
 /// A file that was written.
@@ -40,7 +42,7 @@ pub struct Letter {
 pub struct Laid {
     /// Which it is.
     pub file: FileId,
-    /// Whether its bytes reach a disk; told only of files that are swept beside.
+    /// Whether its bytes reach a disk; told only of the first ones.
     pub on_disk: bool,
     /// Whether nothing half-written is left beside it, as far as it was swept there.
     pub is_clean: bool,
@@ -158,7 +160,7 @@ impl Writers {
             Some(libc::EBUSY) => MirrorError::MountPoint,
             _ => MirrorError::Write(error),
         })?;
-        let on_disk = letter.sweep && dir.is_in_memory().is_ok_and(|in_memory| !in_memory);
+        let on_disk = letter.first && dir.is_in_memory().is_ok_and(|in_memory| !in_memory);
         Ok(Laid {
             file,
             on_disk,
@@ -166,18 +168,11 @@ impl Writers {
         })
     }
 
-    /// Removes files whose token nobody is to have any more; gives back those that could not be.
-    pub fn remove_all(&self, files: Vec<Lying>) -> Vec<Lying> {
-        files
-            .into_iter()
-            .filter(|file| !self.is_removed(file))
-            .collect()
-    }
-
-    /// Removes one, if it is still one that was written; whether nothing is left to do.
-    fn is_removed(&self, file: &Lying) -> bool {
+    /// Removes a file whose token nobody is to have any more, if it is still one that was written;
+    /// whether nothing is left to do.
+    pub fn remove(&self, file: &Lying) -> bool {
         let path = file.path.display();
-        match self.remove(file) {
+        match self.remove_own(file) {
             // With its directory, the file is gone too.
             Err(MirrorError::Directory(error)) if error.is_missing() => {}
             Ok(true) => tracing::info!(%path, "the token file is removed"),
@@ -191,7 +186,7 @@ impl Writers {
         true
     }
 
-    fn remove(&self, file: &Lying) -> Result<bool, MirrorError> {
+    fn remove_own(&self, file: &Lying) -> Result<bool, MirrorError> {
         let (directory, name) = place(&file.path)?;
         let uid = match Dir::open(directory) {
             Ok(dir) => return dir.remove_own(name, &file.ids).map_err(MirrorError::Write),
@@ -263,7 +258,11 @@ fn directory(
     if !parameter.owner.is(uid, names)? {
         return Err(MirrorError::DirectoryOwner(uid));
     }
-    Ok(named.below(parameter.below(), trust)?)
+    let below = parameter.below();
+    if below.as_os_str().is_empty() {
+        return Ok(named);
+    }
+    Ok(named.below(below, trust)?)
 }
 
 /// Where a file lies: its directory, and its name there.

@@ -212,6 +212,29 @@ fn however_many_directories_do_not_answer_the_others_are_written() {
     });
 }
 
+/// Row 59: nor do those stay whose token nobody is to have any more.
+#[test]
+fn files_are_removed_though_others_that_go_lie_where_nothing_answers() {
+    against_each_agent(&[], |house| {
+        let Some((_agent, _silent, paths)) = silenced(&house, Place::Tokens, 20, false) else {
+            return;
+        };
+        let reload = |blocks: &[(PathBuf, &str)]| {
+            house.configure(blocks);
+            let reload = house.sandbox.run(&["reload"]);
+            assert!(reload.status.success(), "{}", text(&reload.stderr));
+        };
+        let extra = house.sandbox.path("run/tokens/extra");
+        let silent = paths.iter().map(|path| (path.clone(), "ttl = \"2s\""));
+        let all: Vec<_> = silent.chain([(extra.clone(), "")]).collect();
+        reload(&all);
+        token_of(house.runner.uid(), &extra);
+        reload(&[]);
+        eventually("it is removed", || (!extra.exists()).then_some(()));
+        house.others_are_served();
+    });
+}
+
 #[test]
 fn an_agent_that_waits_for_an_answer_ends_when_it_is_told_to() {
     against_each_agent(&[], |house| {

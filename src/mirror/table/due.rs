@@ -16,8 +16,21 @@ const FLIGHTS_OF_BLOCK: usize = 2;
 pub struct Batch {
     /// What is wanted in them.
     pub plan: Arc<Plan>,
-    /// Which, by number and value, and whether to sweep beside each.
-    pub files: Vec<(FileNo, Arc<str>, bool)>,
+    /// Which.
+    pub files: Vec<Wanted>,
+}
+
+/// A file that is to be written.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Which it is.
+    pub number: FileNo,
+    /// Its value of the parameter.
+    pub value: Arc<str>,
+    /// Whether something may have been left beside it.
+    pub sweep: bool,
+    /// Whether it holds no token of this agent yet.
+    pub first: bool,
 }
 
 /// What is due, and how much of it is being done.
@@ -61,9 +74,13 @@ impl Table {
         {
             queue.schedule.remove(number, slot);
             file.state = State::Flying;
-            // What failed may have left something.
-            let sweeps = file.sweeps || file.is_failing();
-            files.push((number, Arc::clone(&file.value), sweeps));
+            files.push(Wanted {
+                number,
+                value: Arc::clone(&file.value),
+                // What failed may have left something.
+                sweep: file.sweeps || file.is_failing(),
+                first: file.written.is_none(),
+            });
         }
         queue.flights += 1;
         Some(Batch { plan, files })
@@ -97,7 +114,7 @@ impl Table {
         };
         match file.state {
             State::Flying | State::FlyingInVain | State::FlyingInHope | State::FlyingInDoubt => {
-                file.state = State::FlyingInVain
+                file.state = State::FlyingInVain;
             }
             State::Scheduled | State::Idle => {
                 self.unschedule(number);
