@@ -254,7 +254,7 @@ impl Mirror {
         }
         let table = self.files.lock();
         for (_, file) in table.files() {
-            if file.plan.order.is_some() {
+            if file.plan.order.is_ok() {
                 self.former.remove(&*file.plan.spec.path_of(&file.value));
             }
         }

@@ -228,3 +228,38 @@ fn the_files_are_shown_with_holder_audience_and_what_is_wrong() {
     let error = of("/nonexistent/dir/t")["error"].as_str().unwrap();
     assert!(error.contains("/nonexistent"), "{error}");
 }
+
+#[test]
+fn a_file_that_waits_for_an_entry_says_for_which_and_why_another_would_not_do() {
+    let sandbox = Sandbox::new("");
+    let file = sandbox.path("run/tokens/token");
+    let block = format!(
+        "token_file \"{}\" {{\n  entry = \"late\"\n  audience = \"vault\"\n}}\n",
+        file.display()
+    );
+    sandbox.configure(&(issuer("main", "https://id.example.org", "ES256") + &block));
+    let agent = sandbox.start();
+    let entry = |work: &[&str]| {
+        let done = sandbox.run(&[&["entry"], work].concat());
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    };
+    let create = |spiffe_id: &str, more: &[&str]| {
+        let create = ["create", "--entry-id", "late", "--spiffe-id", spiffe_id];
+        entry(&[&create[..], &["--selector", "unix:uid:1001"], more].concat());
+    };
+    let says = |words: &str| {
+        eventually(words, || agent.log().contains(words).then_some(()));
+        let files = sandbox.run(&["files"]);
+        assert!(text(&files.stdout).contains(words), "{}", text(&files.stdout));
+        assert!(!file.exists());
+    };
+    says("it waits for the entry \"late\"");
+    create("spiffe://example.org/user/{unix:uid}", &[]);
+    says("which each caller completes");
+    entry(&["delete", "late"]);
+    create("spiffe://example.org/late", &["--audience", "aws"]);
+    says("does not allow its audience");
+    entry(&["delete", "late"]);
+    create("spiffe://example.org/late", &[]);
+    wait_for(&file);
+}

@@ -143,7 +143,7 @@ impl Flight {
         if plan.lateness.is_any() {
             return Err(MirrorError::Hangs);
         }
-        let order = plan.order.as_ref().ok_or(MirrorError::Obsolete)?;
+        let order = plan.order.as_ref().map_err(|_| MirrorError::Obsolete)?;
         let order = plan.spec.fill(order, value)?;
         Ok(self.minter.mint(&order).await?)
     }

@@ -45,7 +45,7 @@ impl Mirror {
         let files = self.files.clone();
         let mut table = files.lock();
         let file = table.file_mut(number);
-        let Some(file) = file.filter(|file| file.plan.order.is_some()) else {
+        let Some(file) = file.filter(|file| file.plan.order.is_ok()) else {
             // Nobody is to have it any more.
             let written = result.ok();
             self.removals

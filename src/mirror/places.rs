@@ -90,6 +90,9 @@ impl Places {
             let spec = &block.plan.spec;
             let followed = self.followed.get(path.as_path());
             if !followed.is_some_and(|followed| Arc::ptr_eq(followed, spec)) {
+                if let Err(waits) = &block.plan.order {
+                    tracing::info!(path = %path.display(), why = %waits, "the token file is not written");
+                }
                 let path: Arc<Path> = path.as_path().into();
                 self.followed.insert(Arc::clone(&path), Arc::clone(spec));
                 self.wanted.insert(path);
@@ -245,7 +248,7 @@ impl Places {
                 (error.to_string(), missing)
             }
         };
-        if has_parameter && held.plan.order.is_some() && held.trouble != trouble {
+        if has_parameter && held.plan.order.is_ok() && held.trouble != trouble {
             let path = block.display();
             match (trouble.as_str(), missing) {
                 ("", _) => tracing::info!(%path, "the directory of the token files is there again"),

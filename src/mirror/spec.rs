@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use thiserror::Error;
 
 use super::parameter::{Parameter, Template, Unfit};
 use super::renew::Renewal;
@@ -72,6 +73,27 @@ pub struct Chosen {
     pub name: Arc<str>,
     /// The claims of all its tokens.
     pub claims: Claims,
+}
+
+/// Why a file has no token, and waits.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Waits {
+    /// For the entry.
+    #[error(
+        "it waits for the entry {0:?}, which is not there: agent entry create --entry-id makes it"
+    )]
+    Entry(Arc<str>),
+    /// For an entry of this name that is no template: a caller completes those, and a file has none.
+    #[error(
+        "the entry {0:?} has a field, which each caller completes, and a file has no caller: give the file a spiffe_id of its own"
+    )]
+    Template(Arc<str>),
+    /// For an entry that allows its audience.
+    #[error("the entry {0:?} does not allow its audience")]
+    Audience(Arc<str>),
+    /// For an identity, a key and an issuer, which the configuration gives to all that name none.
+    #[error("it has no identity, no issuer or no key")]
+    Incomplete,
 }
 
 /// How a token is written.
@@ -141,9 +163,12 @@ impl TokenFileSpec {
         Ok(order)
     }
 
-    /// The token that the file is to hold, a parameter as it is written, if there is such an entry
-    /// and it allows the audience.
-    pub fn order(&self, entries: &EntrySet) -> Option<Order> {
+    /// The token that the file is to hold, a parameter as it is written.
+    ///
+    /// # Errors
+    ///
+    /// What it waits for.
+    pub fn order(&self, entries: &EntrySet) -> Result<Order, Waits> {
         let order = |key, sub, claims: &Claims, jti| Order {
             key,
             sub,
@@ -156,21 +181,11 @@ impl TokenFileSpec {
         let own = match &self.holder {
             Holder::Own(sub) => Some(sub.clone()),
             Holder::Each(template) => template.text.parse().ok(),
-            Holder::Entry(_) => None,
-        };
-        match &self.holder {
-            Holder::Own(_) | Holder::Each(_) => {
-                let issuer = self.issuer.as_ref()?;
-                let key = KeyRef {
-                    issuer: Arc::clone(&issuer.name),
-                    key: Arc::clone(self.key.as_ref()?),
-                };
-                Some(order(key, own?, &issuer.claims, false))
-            }
             Holder::Entry(id) => {
-                let entry = entries.by_id(id)?;
-                // One that each caller completes is nobody's before somebody calls.
-                let identity = entry.grants.fixed()?;
+                let entry = entries.by_id(id);
+                let entry = entry.ok_or_else(|| Waits::Entry(Arc::clone(id)))?;
+                let identity = entry.grants.fixed();
+                let identity = identity.ok_or_else(|| Waits::Template(Arc::clone(id)))?;
                 let mut key = entry.key.clone();
                 let mut claims = identity.claims.clone();
                 if let Some(issuer) = &self.issuer {
@@ -180,9 +195,25 @@ impl TokenFileSpec {
                 if let Some(chosen) = &self.key {
                     key.key = Arc::clone(chosen);
                 }
-                let allowed = entry.allows(self.audience.as_slice());
-                allowed.then(|| order(key, Sub::from(&identity.spiffe_id), &claims, entry.jti))
+                if !entry.allows(self.audience.as_slice()) {
+                    return Err(Waits::Audience(Arc::clone(id)));
+                }
+                return Ok(order(
+                    key,
+                    Sub::from(&identity.spiffe_id),
+                    &claims,
+                    entry.jti,
+                ));
             }
-        }
+        };
+        let (issuer, key) = (self.issuer.as_ref(), self.key.as_ref());
+        let (Some(sub), Some(issuer), Some(key)) = (own, issuer, key) else {
+            return Err(Waits::Incomplete);
+        };
+        let key = KeyRef {
+            issuer: Arc::clone(&issuer.name),
+            key: Arc::clone(key),
+        };
+        Ok(order(key, sub, &issuer.claims, false))
     }
 }

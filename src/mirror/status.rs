@@ -140,7 +140,7 @@ fn of_place(path: PathBuf, block: &Block) -> Option<FileStatus> {
 }
 
 fn status(plan: &Plan, path: PathBuf, file: Option<&TokenFile>, error: &str) -> FileStatus {
-    let order = plan.order.as_ref();
+    let order = plan.order.as_ref().ok();
     let sub = |file: &TokenFile| Some(plan.spec.fill(order?, &file.value).ok()?.sub);
     FileStatus {
         block: plan.spec.path.clone(),

@@ -14,7 +14,7 @@ pub use self::due::{Batch, Wanted};
 use super::late::Lateness;
 use super::manifest::Lying;
 use super::pace::{FileNo, Influx, Slot};
-use super::spec::TokenFileSpec;
+use super::spec::{TokenFileSpec, Waits};
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::durable::FileId;
 use crate::issue::Order;
@@ -25,8 +25,8 @@ use crate::svid::Validity;
 pub struct Plan {
     /// The block.
     pub spec: Arc<TokenFileSpec>,
-    /// The token, a parameter as it is written; none as long as there is no such entry.
-    pub order: Option<Order>,
+    /// The token, a parameter as it is written, or what the file waits for.
+    pub order: Result<Order, Waits>,
     superseded: AtomicBool,
     /// What was left behind while it wrote.
     pub lateness: Arc<Lateness>,
@@ -187,7 +187,7 @@ impl Table {
             due: due.into(),
             first: true,
         };
-        let state = if plan.order.is_some() {
+        let state = if plan.order.is_ok() {
             self.queue(plan).schedule.add(number, slot);
             State::Scheduled
         } else {

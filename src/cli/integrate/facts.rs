@@ -145,13 +145,8 @@ impl Facts {
             )
         })?;
         let entries: EntrySet = config.entries.iter().cloned().collect();
-        let order = spec.order(&entries).with_context(|| {
-            let entry = spec.entry().map_or("", |id| id);
-            format!(
-                "{} waits for the entry {entry:?}, which is not in the configuration; write it there, or give the file a spiffe_id of its own",
-                path.display()
-            )
-        })?;
+        let order = spec.order(&entries);
+        let order = order.with_context(|| path.display().to_string())?;
         let (order, subject) = match (&spec.holder, &spec.parameter, &value) {
             (Holder::Each(template), Some(parameter), None) => {
                 (order, Subject::many(&template.text, parameter))

@@ -44,6 +44,7 @@ impl Table {
                 gone.extend(self.drop_file(number));
             }
         }
+        self.drop_queues();
         gone
     }
 
@@ -88,7 +89,7 @@ impl Table {
             };
             file.plan = Arc::clone(&plan);
             file.trouble = None;
-            if plan.order.is_some() {
+            if plan.order.is_ok() {
                 self.make_due(number, now);
             } else {
                 let written = file.written.take();
@@ -97,9 +98,8 @@ impl Table {
                 self.idle(number);
             }
         }
-        if plan.order.is_none() {
-            let entry = plan.spec.entry().map_or("", |entry| entry);
-            let why = format!("there is no entry {entry:?} that allows its audience");
+        if let Err(waits) = &plan.order {
+            let why = waits.to_string();
             for number in block.files.values() {
                 if let Some(file) = self.files.get_mut(number) {
                     file.trouble = Some(Box::new(Trouble {

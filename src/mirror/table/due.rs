@@ -90,6 +90,9 @@ impl Table {
     pub fn flight_ended(&mut self, plan: &Plan) {
         let queue = self.queue(plan);
         queue.flights = queue.flights.saturating_sub(1);
+        if plan.is_superseded() {
+            self.drop_queues();
+        }
     }
 
     /// A file is not being written any more, and due again at `due`, or at `now` where something
@@ -228,6 +231,13 @@ impl Table {
             let (slot, plan) = (file.slot, Arc::clone(&file.plan));
             self.queue(&plan).schedule.add(number, slot);
         }
+    }
+
+    /// Forgets the queues of blocks that are gone, as soon as nothing of theirs is under way.
+    pub(super) fn drop_queues(&mut self) {
+        let blocks = &self.blocks;
+        self.queues
+            .retain(|path, queue| queue.flights > 0 || !queue.narrow || blocks.contains_key(path));
     }
 
     pub(super) fn queue(&mut self, plan: &Plan) -> &mut Queue {
