@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{Need, as_user, have};
-use crate::house::{ATTACKER, House, Told, copy, only};
+use crate::house::{ATTACKER, House, Told, Won, copy, entry, only};
+
+/// The entry that is added here: whoever is a user, and on this host.
+const HOST: &str = "host";
 
 /// A call by a script of the shell, in which `$1` is the trusted program, `$2` one of the attacker's,
 /// `$3` the directory of the socket and `$4` an empty directory.
@@ -34,9 +37,17 @@ fn by_script(house: &House, mut shell: Command, script: &str) -> Told {
     Told::of(&shell.output().unwrap())
 }
 
+/// Adds [`HOST`] for the attacker, in a configuration changed by `change` besides.
+fn add_host(house: &House, change: impl FnOnce(String) -> String) {
+    let config = change(fs::read_to_string(house.sandbox.config()).unwrap());
+    let host = entry(HOST, &[&format!("unix:uid:{ATTACKER}"), "ns:host"]);
+    fs::write(house.sandbox.config(), config + &host).unwrap();
+    assert!(house.sandbox.run(&["reload"]).status.success());
+}
+
 /// As systemd does with PrivateTmp=: its own mounts, the user namespace of everybody.
 #[test]
-fn a_service_with_a_private_tmp_keeps_its_path() {
+fn a_service_with_a_private_tmp_keeps_its_path_and_is_on_the_host() {
     if !have(&[Need::Root]) {
         return;
     }
@@ -46,10 +57,9 @@ fn a_service_with_a_private_tmp_keeps_its_path() {
     fs::set_permissions(away.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = away.path().join("trusted");
     copy(&house.trusted, &program);
-    let config = fs::read_to_string(house.sandbox.config()).unwrap();
-    let moved = config.replace(house.trusted.to_str().unwrap(), program.to_str().unwrap());
-    fs::write(house.sandbox.config(), moved).unwrap();
-    assert!(house.sandbox.run(&["reload"]).status.success());
+    add_host(&house, |config| {
+        config.replace(house.trusted.to_str().unwrap(), program.to_str().unwrap())
+    });
     let mut unshare = Command::new("unshare");
     unshare.arg("--mount");
     let script = format!(
@@ -57,26 +67,31 @@ fn a_service_with_a_private_tmp_keeps_its_path() {
          exec setpriv --reuid {ATTACKER} --regid {ATTACKER} --clear-groups {} call 1",
         program.display()
     );
-    // Here `ns:host` belongs, which such a service keeps too.
-    assert_eq!(by_script(&house, unshare, &script).won, only("trusted", 1));
+    let both: Won = [only("trusted", 1), only(HOST, 1)]
+        .into_iter()
+        .flatten()
+        .collect();
+    assert_eq!(by_script(&house, unshare, &script).won, both);
 }
 
 /// Row 8: in a user namespace of one's own one may mount what one likes where one likes, and choose a
 /// root.
 #[test]
-fn whoever_makes_namespaces_to_forge_a_path_has_none() {
+fn whoever_makes_namespaces_to_forge_a_path_has_none_and_is_on_no_host() {
     if !have(&[Need::Root]) {
         return;
     }
     let house = House::new();
     house.serves_the_trusted();
+    add_host(&house, |config| config);
+    // Outside of them he is on the host, whatever he runs.
+    assert_eq!(house.call(ATTACKER, &house.impostor), only(HOST, 1));
     let forged = |flags: &[&str], script: &str| {
         let mut command = as_user(ATTACKER);
         command.arg("unshare").args(flags);
         by_script(&house, command, script)
     };
     let user = ["--user", "--map-root-user", "--mount"];
-    // Here `ns:host` belongs, which none of these has.
     for (name, script) in [
         (
             "another file mounted at the path",
