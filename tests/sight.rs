@@ -174,9 +174,11 @@ fn users_that_the_agents_namespace_does_not_know_are_not_told_apart() {
     if !have(&[Need::Root]) {
         return;
     }
-    // Every user that the namespace leaves out looks like this one.
+    // Every user and group that the namespace leaves out looks like this one.
     let sandbox = sandbox(&[
         entry("nobody", &["unix:uid:65534"]),
+        entry("nogroup", &["unix:gid:65534"]),
+        entry("among", &["unix:supplementary_gid:65534"]),
         entry("root", &["unix:uid:0"]),
     ]);
     let mut unshare = Command::new("unshare");
@@ -184,14 +186,74 @@ fn users_that_the_agents_namespace_does_not_know_are_not_told_apart() {
     let agent = sandbox.start_by(unshare, &[]);
     let by_root = fetch(Command::new("env"), binary(), &sandbox.socket());
     assert_eq!(granted(by_root), ["root"]);
-    for user in [CALLER, 65534] {
-        let mut call = fetch(as_user(user), binary(), &sandbox.socket());
-        let output = call.args(["--timeout", "1s"]).output().unwrap();
-        assert!(!output.status.success());
-        assert!(!text(&output.stdout).contains("eyJ"), "{user}");
-    }
+    // Of a group that it leaves out one is and is not told.
+    let among = fetch(
+        as_ids(0, 0, &CALLER.to_string()),
+        binary(),
+        &sandbox.socket(),
+    );
+    assert_eq!(granted(among), ["root"]);
     let why = "does not exist in the agent's user namespace";
+    for (user, group) in [(CALLER, 0), (65534, 0), (0, CALLER), (0, 65534)] {
+        let mut call = fetch(as_ids(user, group, ""), binary(), &sandbox.socket());
+        let output = call.args(["--timeout", "1s"]).output().unwrap();
+        assert!(!output.status.success(), "{user}:{group}");
+        assert!(!text(&output.stdout).contains("eyJ"), "{user}:{group}");
+    }
     assert!(agent.log().contains(why), "{}", agent.log());
+
+    // The same of processes that are named by their number.
+    let explain = |process: &Killed| {
+        let mut enter = Command::new("nsenter");
+        enter.args([
+            "--target",
+            &agent.pid().to_string(),
+            "--user",
+            "--preserve-credentials",
+        ]);
+        enter
+            .arg(binary())
+            .args(["explain", "--pid", &process.0.id().to_string()]);
+        enter.arg("--admin-socket").arg(sandbox.admin_socket());
+        let output = enter.output().unwrap();
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    for (user, group) in [(CALLER, 0), (0, CALLER)] {
+        let told = explain(&sleeping(as_ids(user, group, "")));
+        assert!(
+            told.contains("does not exist in the"),
+            "{user}:{group}: {told}"
+        );
+    }
+    let told = explain(&sleeping(as_ids(0, 0, &CALLER.to_string())));
+    assert!(told.contains("spiffe://example.org/root"), "{told}");
+    assert!(
+        told.contains("lacks  unix:supplementary_gid:65534"),
+        "{told}"
+    );
+}
+
+/// A command that becomes a process of these ids, with one further group or none.
+fn as_ids(user: u32, group: u32, further: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    let (user, group) = (user.to_string(), group.to_string());
+    command.args(["--reuid", &user, "--regid", &group]);
+    if further.is_empty() {
+        command.arg("--clear-groups");
+    } else {
+        command.args(["--groups", further]);
+    }
+    command
+}
+
+/// A process of a command that becomes it, which waits.
+fn sleeping(mut command: Command) -> Killed {
+    let process = Killed(command.args(["sleep", "600"]).spawn().unwrap());
+    eventually("it sleeps", || {
+        let exe = fs::read_link(format!("/proc/{}/exe", process.0.id())).ok()?;
+        exe.ends_with("sleep").then_some(())
+    });
+    process
 }
 
 #[test]
