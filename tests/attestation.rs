@@ -11,7 +11,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use callers::{DISCOVER, entry, fetch, granted, names, sandbox};
+use callers::{DISCOVER, entry, fetch, granted, names, sandbox, template};
 use common::{Cgroup, Need, Sandbox, as_user, binary, eventually, have, issuer};
 
 const CALLER: u32 = 1005;
@@ -338,6 +338,8 @@ fn a_container_of_podman_and_a_process_outside_are_never_taken_for_each_other() 
             "path",
             &["unix:uid:0", &format!("unix:path:{}", binary().display())],
         ),
+        template("container/{container:id}", &["unix:uid:0"]),
+        template("tier/{docker:label:tier}", &["docker:label:team:payments"]),
     ];
     sandbox.configure(&(issuer("main", "https://localhost", "ES256") + &blocks.concat()));
     assert!(sandbox.run(&["reload"]).status.success());
@@ -352,8 +354,11 @@ fn a_container_of_podman_and_a_process_outside_are_never_taken_for_each_other() 
         "stage",
         "image",
         "digest",
+        &id,
+        "front",
     ];
     assert_eq!(names(&podman.fetch(&id)), expected);
-    let expected = ["root", "near", "team", "stage", "image", "digest"];
+    // Without that label there is nothing that its identity could be of.
+    let expected = ["root", "near", "team", "stage", "image", "digest", &near];
     assert_eq!(names(&podman.fetch(&near)), expected);
 }

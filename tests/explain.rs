@@ -1,5 +1,7 @@
 //! Why a process has the identities that it has: told to itself, and to operators of any.
 
+#[path = "common/bus.rs"]
+mod bus;
 mod common;
 #[path = "common/load.rs"]
 mod load;
@@ -10,7 +12,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
+use std::sync::Arc;
 
+use bus::{Bus, FRAGMENT, Manager, UNIT};
 use common::{Agent, Cgroup, Need, Sandbox, as_user, eventually, have, issuer, text};
 use serde_json::{Value, json};
 
@@ -300,6 +304,72 @@ fn a_process_of_a_container_whose_engine_is_not_there_is_told_so() {
             &format!("container:id:{id} /proc/"),
         ],
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_systemd_is_told_its_unit_and_another_process_which_one_it_lacks() {
+    if !have(&[Need::Root, Need::Cgroups, Need::Bus]) {
+        return;
+    }
+    let house = Sandbox::new("");
+    let bus = Bus::new(&house);
+    let manager = Manager {
+        told: UNIT,
+        asked: Arc::default(),
+    };
+    let served = bus.stand_in(manager).await;
+    let sandbox = Sandbox::new(
+        &(issuer("main", "https://localhost", "ES256")
+            + &format!(
+                r#"
+attestor "systemd" {{}}
+entry "billing" {{
+  spiffe_id = "spiffe://example.org/{{systemd:id}}"
+  selectors = ["systemd:id:{UNIT}", "systemd:fragment_path:{FRAGMENT}"]
+}}
+"#
+            )),
+    );
+    let _agent = sandbox.start_with(&[("DBUS_SYSTEM_BUS_ADDRESS", &bus.address)]);
+    let sleep = Path::new("/bin/sleep").canonicalize().unwrap();
+    let cgroup = Cgroup::new(&format!("svid-agent-test-e.slice/{UNIT}"));
+    let service = Waiting::start(cgroup.shell(), &sleep);
+    let pid = service.pid();
+    let output = explain(&sandbox, &pid, &[]);
+    let invocation = "1f".repeat(16);
+    says(
+        &told(&output),
+        &[
+            &format!("gets spiffe://example.org/{UNIT}"),
+            &format!("systemd:id:{UNIT} /proc/{pid}/cgroup"),
+            &format!("systemd:fragment_path:{FRAGMENT} systemd, on the system bus"),
+            &format!("systemd:invocation_id:{invocation} systemd, on the system bus"),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(0));
+
+    let outside = Waiting::start(Command::new("env"), &sleep);
+    let output = explain(&sandbox, &outside.pid(), &[]);
+    says(
+        &told(&output),
+        &[
+            "no systemd:id (its cgroup names no unit of systemd); entry billing wants",
+            &format!("lacks systemd:id:{UNIT}"),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(3));
+
+    // Whom systemd tells nothing of keeps what its cgroup tells.
+    served.close().await.unwrap();
+    let output = explain(&sandbox, &pid, &[]);
+    says(
+        &told(&output),
+        &[
+            "no systemd:fragment_path (the system bus: ",
+            &format!("has systemd:id:{UNIT}"),
+        ],
+    );
+    assert_eq!(output.status.code(), Some(3));
 }
 
 #[test]

@@ -1,159 +1,19 @@
 //! Units of systemd: by the cgroup, and on a bus of one's own where somebody stands in for systemd.
 
+#[path = "common/bus.rs"]
+mod bus;
 #[path = "common/callers.rs"]
 mod callers;
 mod common;
 
-use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::chown;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use callers::{entry, fetch, granted, sandbox};
-use common::{Cgroup, Need, Sandbox, binary, eventually, have};
-use zbus::zvariant::{OwnedFd, OwnedObjectPath};
-
-const UNIT: &str = "svid-agent-test-billing.service";
-const FRAGMENT: &str = "/lib/systemd/system/svid-agent-test-billing.service";
-const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/billing";
-
-/// A bus in a directory of its own; ends with this.
-struct Bus {
-    daemon: Child,
-    address: String,
-}
-
-impl Bus {
-    fn new(house: &Sandbox) -> Self {
-        let socket = house.path("bus.sock");
-        let address = format!("unix:path={}", socket.display());
-        let config = format!(
-            "<busconfig>\n<type>session</type>\n<listen>{address}</listen>\n<auth>EXTERNAL</auth>\n\
-             <policy context=\"default\">\n<allow send_destination=\"*\" eavesdrop=\"true\"/>\n\
-             <allow eavesdrop=\"true\"/>\n<allow own=\"*\"/>\n</policy>\n</busconfig>\n"
-        );
-        let path = house.path("bus.conf");
-        fs::write(&path, config).unwrap();
-        let daemon = Command::new("dbus-daemon")
-            .arg(format!("--config-file={}", path.display()))
-            .arg("--nofork")
-            .spawn()
-            .unwrap();
-        let bus = Self { daemon, address };
-        eventually("the bus", || {
-            std::os::unix::net::UnixStream::connect(&socket).ok()
-        });
-        bus
-    }
-
-    /// Lets somebody stand in for systemd.
-    async fn stand_in<M: zbus::object_server::Interface>(&self, manager: M) -> zbus::Connection {
-        zbus::connection::Builder::address(self.address.as_str())
-            .unwrap()
-            .name("org.freedesktop.systemd1")
-            .unwrap()
-            .serve_at("/org/freedesktop/systemd1", manager)
-            .unwrap()
-            .serve_at(UNIT_PATH, Unit)
-            .unwrap()
-            .build()
-            .await
-            .unwrap()
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
-struct Unit;
-
-#[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
-impl Unit {
-    #[zbus(property)]
-    fn id(&self) -> String {
-        UNIT.to_owned()
-    }
-
-    #[zbus(property)]
-    fn fragment_path(&self) -> String {
-        FRAGMENT.to_owned()
-    }
-
-    #[zbus(property, name = "InvocationID")]
-    fn invocation_id(&self) -> Vec<u8> {
-        vec![0x1f; 16]
-    }
-}
-
-#[derive(Debug, zbus::DBusError)]
-#[zbus(prefix = "org.freedesktop.systemd1")]
-enum Refusal {
-    #[zbus(error)]
-    ZBus(zbus::Error),
-    #[zbus(name = "NoUnitForPID")]
-    NoUnitForPid(String),
-}
-
-fn path() -> OwnedObjectPath {
-    OwnedObjectPath::try_from(UNIT_PATH).unwrap()
-}
-
-/// The unit of a process, as systemd finds it.
-fn unit_of(pid: &str) -> Result<(), Refusal> {
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let none = || Refusal::NoUnitForPid(format!("PID {pid} does not belong to any loaded unit."));
-    cgroup.contains(UNIT).then_some(()).ok_or_else(none)
-}
-
-/// Answers as systemd does since 253, and says that the unit has this name.
-struct Manager {
-    told: &'static str,
-    asked: Arc<AtomicUsize>,
-}
-
-#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
-impl Manager {
-    #[zbus(name = "GetUnitByPIDFD")]
-    fn get_unit_by_pidfd(
-        &self,
-        pidfd: OwnedFd,
-    ) -> Result<(OwnedObjectPath, String, Vec<u8>), Refusal> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
-        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:\t"));
-        unit_of(pid.expect("it is a pidfd"))?;
-        Ok((path(), self.told.to_owned(), vec![0x1f; 16]))
-    }
-}
-
-/// Answers as systemd did before 253.
-struct OldManager;
-
-#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
-impl OldManager {
-    #[zbus(name = "GetUnitByPID")]
-    fn get_unit_by_pid(&self, pid: u32) -> Result<OwnedObjectPath, Refusal> {
-        unit_of(&pid.to_string())?;
-        Ok(path())
-    }
-}
-
-/// Never answers.
-struct SilentManager;
-
-#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
-impl SilentManager {
-    #[zbus(name = "GetUnitByPIDFD")]
-    async fn get_unit_by_pidfd(&self, _pidfd: OwnedFd) -> String {
-        std::future::pending().await
-    }
-}
+use bus::{Bus, FRAGMENT, Manager, OldManager, SilentManager, UNIT};
+use callers::{entry, fetch, granted, sandbox, template};
+use common::{Cgroup, Need, Sandbox, binary, have};
 
 fn blocks() -> Vec<String> {
     let invocation = format!("systemd:invocation_id:{}", "1f".repeat(16));
@@ -164,6 +24,7 @@ fn blocks() -> Vec<String> {
         entry("file", &[&format!("systemd:fragment_path:{FRAGMENT}")]),
         entry("run", &["unix:uid:0", &invocation]),
         entry("other", &["systemd:id:svid-agent-test-other.service"]),
+        template("run/{systemd:invocation_id}", &["unix:uid:0"]),
     ]
 }
 
@@ -192,7 +53,8 @@ async fn the_unit_is_that_of_the_cgroup_and_systemd_tells_the_rest() {
     };
     let served = bus.stand_in(manager).await;
     let (inside, outside, log) = grants(&bus.address, &caller);
-    assert_eq!(inside, ["root", "id", "file", "run"], "{log}");
+    let run = "1f".repeat(16);
+    assert_eq!(inside, ["root", "id", "file", "run", &run], "{log}");
     assert_eq!(outside, ["root"]);
     // Who is in no unit is not asked for.
     assert_eq!(asked.load(Ordering::SeqCst), 1);
@@ -201,7 +63,8 @@ async fn the_unit_is_that_of_the_cgroup_and_systemd_tells_the_rest() {
 
     let _old = bus.stand_in(OldManager).await;
     let (inside, outside, log) = grants(&bus.address, &caller);
-    assert_eq!(inside, ["root", "id", "file", "run"], "{log}");
+    let run = "1f".repeat(16);
+    assert_eq!(inside, ["root", "id", "file", "run", &run], "{log}");
     assert_eq!(outside, ["root"]);
 }
 
@@ -230,6 +93,27 @@ async fn what_systemd_does_not_tell_in_time_or_tells_otherwise_is_missing() {
     served.close().await.unwrap();
     let _silent = bus.stand_in(SilentManager).await;
     expect("does not answer in time", &bus.address);
+}
+
+#[test]
+fn each_unit_has_the_identity_of_its_name_and_who_is_in_none_has_none() {
+    if !have(&[Need::Root, Need::Cgroups]) {
+        return;
+    }
+    let sandbox = sandbox(&[
+        "attestor \"systemd\" {}\n".to_owned(),
+        template("unit/{systemd:id}", &["unix:uid:0"]),
+    ]);
+    let _agent = sandbox.start();
+    let call = |by| granted(fetch(by, binary(), &sandbox.socket()));
+    for unit in [UNIT, "svid-agent-test-mail.service"] {
+        let inside = Cgroup::new(&format!("svid-agent-test-e.slice/{unit}/sub"));
+        assert_eq!(call(inside.shell()), [unit]);
+    }
+    assert_eq!(call(Command::new("env")), [""; 0]);
+    // What a SPIFFE ID cannot hold is not bent until it fits.
+    let other = Cgroup::new("svid-agent-test-e.slice/svid-agent-test-mail@a.service");
+    assert_eq!(call(other.shell()), [""; 0]);
 }
 
 #[test]

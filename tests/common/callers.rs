@@ -17,6 +17,14 @@ pub fn entry(name: &str, selectors: &[&str]) -> String {
     )
 }
 
+/// An entry whose identity, below the trust domain, callers with these selectors complete.
+pub fn template(path: &str, selectors: &[&str]) -> String {
+    let name = path.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    format!(
+        "entry \"of-{name}\" {{\n  spiffe_id = \"spiffe://example.org/{path}\"\n  selectors = {selectors:?}\n}}\n"
+    )
+}
+
 /// A sandbox with one issuer and these blocks.
 pub fn sandbox(blocks: &[String]) -> Sandbox {
     Sandbox::new(&(issuer("main", "https://localhost", "ES256") + &blocks.concat()))
