@@ -6,6 +6,7 @@ mod callers;
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -90,6 +91,54 @@ fn on_older_kernels_callers_are_told_by_other_means_and_the_agent_says_so() {
         }
         let told = agent.log().matches("the kernel lacks SO_PEERPIDFD").count();
         assert_eq!(told, usize::from(lacking.contains(&"peerpidfd")));
+    }
+}
+
+#[test]
+fn where_a_filter_takes_openat2_away_paths_are_told_all_the_same_and_over_no_link() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let house = Sandbox::new("");
+    let refuse = refuse(&house);
+    // Outside of `/tmp`, in a directory that is a link to those who do not mount over it.
+    let away = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(away.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(away.path().join("real")).unwrap();
+    fs::copy(binary(), away.path().join("real/billing")).unwrap();
+    std::os::unix::fs::symlink("real", away.path().join("linked")).unwrap();
+    let real = away.path().join("real/billing");
+    let linked = away.path().join("linked/billing");
+    let uid = format!("unix:uid:{CALLER}");
+    for lacking in ["openat2", "openat2-old"] {
+        let sandbox = sandbox(&[
+            DISCOVER.to_owned(),
+            entry("uid", &[&uid]),
+            entry("real", &[&uid, &format!("unix:path:{}", real.display())]),
+            entry(
+                "linked",
+                &[&uid, &format!("unix:path:{}", linked.display())],
+            ),
+        ]);
+        let mut command = Command::new(&refuse);
+        command.args([lacking, "--"]).arg(binary());
+        let agent = sandbox.start_by(command, &[]);
+        for _ in 0..2 {
+            let call = fetch(as_user(CALLER), &real, &sandbox.socket());
+            assert_eq!(granted(call), ["uid", "real"], "{lacking}: {}", agent.log());
+        }
+        // To whom the link is a directory.
+        let kept = tempfile::tempdir().unwrap();
+        let script = format!(
+            "mount --bind \"$1/real\" \"$2\"; mount -t tmpfs none \"$1\"; mkdir \"$1/linked\"; \
+             mount --bind \"$2\" \"$1/linked\"; shift 2; \
+             exec setpriv --reuid {CALLER} --regid {CALLER} --clear-groups \"$@\""
+        );
+        let mut private = Command::new("unshare");
+        private.args(["--mount", "sh", "-euc", &script, "sh"]);
+        private.args([away.path(), kept.path()]);
+        let call = fetch(private, &linked, &sandbox.socket());
+        assert_eq!(granted(call), ["uid"], "{lacking}: {}", agent.log());
     }
 }
 

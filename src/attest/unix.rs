@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
 
 use super::facts::{Wanted, is_digest};
 use super::findings::Findings;
@@ -258,10 +259,16 @@ fn inode_at(path: &Path, effort: Effort) -> io::Result<Option<(u64, u64)>> {
     if effort == Effort::Quick {
         resolve |= ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
     }
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
-        .resolve(resolve);
-    match openat2(AT_FDCWD, path, how) {
+    let how = OpenHow::new().flags(NOTHING_BUT).resolve(resolve);
+    let opened = match openat2(AT_FDCWD, path, how) {
+        // A filter of system calls that does not know it: that of RestrictSUIDSGID=, and old ones.
+        Err(Errno::ENOSYS | Errno::EPERM) if effort == Effort::Quick => {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Err(Errno::ENOSYS | Errno::EPERM) => step_by_step(path),
+        opened => opened,
+    };
+    match opened {
         Ok(fd) => Ok(Some(stat_unasked(fd.as_fd(), None)?.id)),
         Err(
             Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES | Errno::ENAMETOOLONG,
@@ -270,9 +277,72 @@ fn inode_at(path: &Path, effort: Effort) -> io::Result<Option<(u64, u64)>> {
     }
 }
 
+/// Opens a name and no link that it may be, for nothing but to look at it.
+const NOTHING_BUT: OFlag = OFlag::O_PATH
+    .union(OFlag::O_CLOEXEC)
+    .union(OFlag::O_NOFOLLOW);
+
+/// What lies at a path, one name after the other: a link on the way is opened as such, and nothing
+/// lies below it.
+fn step_by_step(path: &Path) -> nix::Result<OwnedFd> {
+    let mut names = path.components();
+    if names.next() != Some(Component::RootDir) {
+        return Err(Errno::ENOENT);
+    }
+    let mut at = openat(AT_FDCWD, "/", NOTHING_BUT, Mode::empty())?;
+    for name in names {
+        let Component::Normal(name) = name else {
+            return Err(Errno::ENOENT);
+        };
+        at = openat(&at, name, NOTHING_BUT, Mode::empty())?;
+    }
+    Ok(at)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
     use super::*;
+
+    #[test]
+    fn the_way_of_older_filters_leads_to_the_same_files_and_over_no_link() {
+        let house = tempfile::tempdir().unwrap();
+        let house = house.path().canonicalize().unwrap();
+        let at = |name: &str| house.join(name);
+        std::fs::create_dir(at("real")).unwrap();
+        std::fs::write(at("real/program"), "x").unwrap();
+        symlink("real", at("linked")).unwrap();
+        symlink("real/program", at("link")).unwrap();
+        let walked = |path: &Path| {
+            let fd = step_by_step(path).ok()?;
+            Some(stat_unasked(fd.as_fd(), None).unwrap().id)
+        };
+        let program = walked(&at("real/program"));
+        assert!(program.is_some());
+        let own = std::env::current_exe().unwrap();
+        for path in [
+            at("real/program"),
+            at("link"),
+            at("linked/program"),
+            at("real/program/x"),
+            at("missing"),
+            at(&"x".repeat(300)),
+            PathBuf::from("/"),
+            PathBuf::from("/proc/self/exe"),
+            PathBuf::from("/proc/self/root/etc"),
+            PathBuf::from("/dev/null"),
+            own,
+        ] {
+            let opened = inode_at(&path, Effort::Look).unwrap();
+            assert_eq!(walked(&path), opened, "{}", path.display());
+        }
+        assert_ne!(walked(&at("link")), program);
+        // The kernel never tells a path like these, and nobody is believed who does.
+        assert_eq!(walked(&at("real/../real/program")), None);
+        assert_eq!(walked(Path::new("(unreachable)/etc")), None);
+    }
 
     #[test]
     fn each_selector_is_checked_for_what_its_attestor_can_produce() {

@@ -1,5 +1,5 @@
 /* Becomes the command behind "--", for which the kernel does not know what is named before it:
-   peerpidfd (SO_PEERPIDFD) or info (PIDFD_GET_INFO). */
+   peerpidfd (SO_PEERPIDFD), info (PIDFD_GET_INFO), openat2, or openat2-old, which old filters refuse. */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -25,6 +25,12 @@ static int refuse(unsigned call, unsigned at, unsigned value, unsigned error)
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
+/* The fourth argument of openat2 is the size of its third, which is 24. */
+static int refuse_openat2(unsigned error)
+{
+    return refuse(SYS_openat2, 3, 24, error);
+}
+
 int main(int argc, char **argv)
 {
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
@@ -35,6 +41,10 @@ int main(int argc, char **argv)
             failed = refuse(SYS_getsockopt, 2, 77, ENOPROTOOPT);
         else if (strcmp(argv[i], "info") == 0)
             failed = refuse(SYS_ioctl, 1, 0xC040FF0B, ENOTTY);
+        else if (strcmp(argv[i], "openat2") == 0)
+            failed = refuse_openat2(ENOSYS);
+        else if (strcmp(argv[i], "openat2-old") == 0)
+            failed = refuse_openat2(EPERM);
         else if (strcmp(argv[i], "--") == 0)
             return execv(argv[i + 1], argv + i + 1);
         if (failed)
