@@ -12,7 +12,8 @@
 //! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
 //!   `issue`, `mirror`, `registry`, `audit`, `explain`, `socket`
 //! - surfaces: `pb`, `proto_json`, `workload_api`, `admin`
-//! - assembly: `config`, `telemetry`, `shutdown`, `systemd`, `reload`, `agent`, `cli`
+//! - assembly: `config`, `telemetry`, `shutdown`, `systemd`, `privilege`, `reload`, `agent`,
+//!   `cli`
 
 #![deny(unsafe_code)]
 // Nothing that a caller, a file or a clock can reach may panic, and only the commands print.
@@ -50,6 +51,7 @@ mod metrics;
 mod mirror;
 mod pb;
 mod peer;
+mod privilege;
 mod proc;
 mod proto_json;
 mod publish;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ConfigArgs, Exit, Failure, Outcome, complain};
 use crate::agent::{AgentError, Bound, write_once};
 use crate::config::Config;
+use crate::privilege::{self, Privilege};
 use crate::shutdown::{Hangup, on_signals};
 use crate::systemd;
 use crate::telemetry;
@@ -59,7 +60,7 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
 
 /// Writes everything once.
 fn once(config: Config) -> Outcome {
-    harden()?;
+    harden(&config)?;
     let runtime = runtime()?;
     let failed = runtime.block_on(write_once(config));
     runtime.shutdown_background();
@@ -88,7 +89,7 @@ pub(super) fn serve<F>(config: Config, file: Option<PathBuf>, ready: impl FnOnce
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    harden()?;
+    harden(&config)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(serve_until_told(config, file, ready));
     // Nothing that still blocks is worth waiting for.
@@ -148,15 +149,25 @@ where
     }
 }
 
-/// Before anything secret is in memory: no core file, no look into this process by others of the
-/// same user, no file open to anybody unless said so, and as many descriptors as allowed.
-fn harden() -> std::io::Result<()> {
+/// Before anything secret is in memory and any other thread is there: no core file, no look into this
+/// process by others of the same user, no file open to anybody unless said so, as many descriptors as
+/// allowed, and no capability that is not used.
+fn harden(config: &Config) -> std::io::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     nix::sys::prctl::set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    let Privilege { kept, given_up } = privilege::give_up_unused(config.listens_on_low_port())?;
+    if !given_up.is_empty() {
+        let (kept, given_up) = (privilege::names(kept), privilege::names(given_up));
+        tracing::info!(
+            kept,
+            given_up,
+            "capabilities that are not used are given up"
+        );
     }
     Ok(())
 }

@@ -157,6 +157,11 @@ impl Config {
         differing.map(|(name, _)| name).collect()
     }
 
+    /// Whether metrics are to be had on a port that takes a capability to listen on.
+    pub fn listens_on_low_port(&self) -> bool {
+        matches!(self.metrics, Some(FactsAddress::Loopback(address)) if address.port() < 1024)
+    }
+
     /// Looks up the names that occur and warns about those that nobody has.
     pub fn unknown_names(&self) -> Diagnostics {
         let mut report = Diagnostics::default();
