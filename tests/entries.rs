@@ -137,6 +137,114 @@ fn an_entry_is_made_shown_changed_and_removed() {
 }
 
 #[test]
+fn what_a_load_warns_of_is_told_to_whoever_makes_such_an_entry_too() {
+    let sandbox = sandbox();
+    let files = sandbox.path("files");
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("program"), "").unwrap();
+    std::os::unix::fs::symlink("program", files.join("link")).unwrap();
+    let discover = "attestor \"unix\" {\n  discover_workload_path = true\n}\n";
+    let template = "entry \"user\" {\n  spiffe_id = \"spiffe://example.org/{unix:user}\"\n  selectors = [\"unix:gid:7\"]\n  hint = \"h\"\n}\n";
+    let issuer = issuer("main", "https://id.example.org", "ES256");
+    sandbox.configure(&[&issuer, discover, template].concat());
+    let _agent = sandbox.start();
+    let warned = |path: &str, selectors: &[&str], more: &[&str], expected: &str| {
+        let id = format!("spiffe://example.org{path}");
+        let mut arguments = vec!["entry", "create", "--spiffe-id", &id];
+        arguments.extend(selectors.iter().flat_map(|one| ["--selector", one]));
+        arguments.extend(more);
+        let output = sandbox.run(&arguments);
+        let told = text(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        assert_eq!(
+            told.matches("agent: warning: ").count(),
+            usize::from(!expected.is_empty()),
+            "{told}"
+        );
+        assert!(told.contains(expected), "{told}");
+    };
+    let (uid, only) = ("unix:uid:1", ["--allow-path-only"]);
+    let link = format!("unix:path:{}", files.join("link").display());
+    let real = format!("unix:path:{}", files.join("program").display());
+    warned("/p/a", &[uid, "unix:gid:8"], &[], "");
+    warned("/p/b", &["unix:uid:65534"], &[], "is nobody");
+    warned(
+        "/p/c",
+        &[uid, "unix:path:/nonexistent/perl"],
+        &[],
+        "is an interpreter",
+    );
+    warned(
+        "/p/d",
+        &[uid, "docker:label:a:b"],
+        &[],
+        "no container engine is asked",
+    );
+    warned("/p/e", &[uid, "unix:uid:2"], &[], "so this never matches");
+    warned(
+        "/p/f",
+        &["ns:host"],
+        &only,
+        "matches every process of this machine",
+    );
+    warned(
+        "/p/g",
+        &[uid, &link],
+        &[],
+        "is reached over a link, so this never matches",
+    );
+    warned("/p/h", &[uid, &real], &[], "");
+    warned(
+        "/name",
+        &[uid],
+        &[],
+        "the identity of this entry, by entry \"user\"",
+    );
+    warned(
+        "/{unix:group}",
+        &[uid],
+        &[],
+        "a caller can come to spiffe://example.org/name",
+    );
+    warned(
+        "/p/i",
+        &["unix:gid:7", uid],
+        &["--hint", "h"],
+        "and both have this hint",
+    );
+    warned("/p/{unix:group}/x", &["unix:gid:9"], &["--hint", "h"], "");
+    // One that is changed is looked at anew.
+    let made = create(&sandbox, "p/j", &[]);
+    let selector = own_selector();
+    let update = [
+        "entry",
+        "update",
+        &made,
+        "--spiffe-id",
+        "spiffe://example.org/again",
+        "--selector",
+        &selector,
+    ];
+    let told = text(&sandbox.run(&update).stderr);
+    assert!(
+        told.contains("the identity of this entry, by entry \"user\""),
+        "{told}"
+    );
+    // Without a user it is refused, as in the configuration.
+    let alone = [
+        "entry",
+        "create",
+        "--spiffe-id",
+        "spiffe://example.org/x",
+        "--selector",
+        &real,
+    ];
+    let refused = sandbox.run(&alone);
+    assert!(!refused.status.success());
+    assert!(text(&refused.stderr).contains("tell no user from another"));
+}
+
+#[test]
 fn entries_of_spire_are_imported_as_they_are() {
     let sandbox = sandbox();
     let _agent = sandbox.start();

@@ -65,7 +65,7 @@ pub fn refuse_files_without_caller(root: &Block, context: &mut Context<'_>) {
 }
 
 /// The block as a request; what was of the wrong kind has been complained about.
-fn request(block: &Block) -> EntryRequest {
+pub fn request(block: &Block) -> EntryRequest {
     let texts = |name: &str| {
         let (items, _) = block.texts(name)?;
         Some(items.into_iter().map(|(text, _)| text).collect())
@@ -86,7 +86,7 @@ fn request(block: &Block) -> EntryRequest {
 }
 
 /// Where the field that a fault is about stands.
-fn place_of(block: &Block, fault: &Fault) -> Place {
+pub fn place_of(block: &Block, fault: &Fault) -> Place {
     let item = fault.item.and_then(|item| {
         let (items, _) = block.texts(fault.field)?;
         items.into_iter().nth(item)

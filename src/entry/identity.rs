@@ -72,6 +72,14 @@ impl Grants {
         }
     }
 
+    /// Whether the SPIFFE ID is another one for other callers.
+    pub fn is_open(&self) -> bool {
+        match self {
+            Self::Fixed(_) => false,
+            Self::Template(template) => template.spiffe_id.fields().next().is_some(),
+        }
+    }
+
     /// The fields that a caller must have.
     pub fn fields(&self) -> Vec<&Field> {
         match self {

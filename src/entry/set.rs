@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::shared::Shared;
-use super::{Entry, Granted};
+use super::{Entry, Granted, Grants};
 use crate::selector::{Selector, SelectorSet};
 
 /// Where an entry stands in the order that decides which identity is the default: those of the
@@ -26,6 +26,8 @@ pub enum Place {
 #[derive(Debug, Clone, Default)]
 pub struct EntrySet {
     by_id: Shared<Arc<str>, Option<Placed>>,
+    /// Those of them to whose identities a caller's selectors belong.
+    templates: Shared<Arc<str>, Option<Placed>>,
     drawers: Drawers<Placed>,
     /// What entries ask for that the connection does not tell.
     asking: Drawers<Asking>,
@@ -55,10 +57,14 @@ impl EntrySet {
         self.remove(&entry.id);
         let placed = Placed { place, entry };
         self.ask(&placed.entry, |count| count + 1);
-        self.by_id.change(Arc::clone(&placed.entry.id), |there| {
+        let put = |there: &mut Option<Placed>| {
             *there = Some(placed.clone());
             true
-        });
+        };
+        self.by_id.change(Arc::clone(&placed.entry.id), put);
+        if placed.entry.grants.is_open() {
+            self.templates.change(Arc::clone(&placed.entry.id), put);
+        }
         self.drawers.put(placed);
         self.len += 1;
     }
@@ -69,6 +75,7 @@ impl EntrySet {
             return;
         };
         self.by_id.change(Arc::clone(&entry.id), |_| false);
+        self.templates.change(Arc::clone(&entry.id), |_| false);
         self.drawers
             .take(&entry.selectors, |placed| placed.entry.id == entry.id);
         self.ask(&entry, |count| count - 1);
@@ -110,6 +117,30 @@ impl EntrySet {
     pub fn by_id(&self, id: &str) -> Option<&Arc<Entry>> {
         let placed = self.by_id.get(id)?.as_ref();
         placed.map(|placed| &placed.entry)
+    }
+
+    /// The first entry before this one, or of all where this is none of them, that shares an identity
+    /// with it which only one of the two writes out: a caller can come to it by the other.
+    pub fn coming_to(&self, entry: &Entry) -> Option<&Arc<Entry>> {
+        let is_open = entry.grants.is_open();
+        let among = if is_open {
+            &self.by_id
+        } else {
+            &self.templates
+        };
+        let own = self.by_id.get(&entry.id).and_then(Option::as_ref);
+        let others = among.values().flatten().filter(|other| {
+            let other_grants = &other.entry.grants;
+            let may_be = |one: &Grants, fixed: &Grants| {
+                let id = fixed.fixed().map(|identity| &identity.spiffe_id);
+                id.is_some_and(|id| one.may_be(id))
+            };
+            own.is_none_or(|own| other.place < own.place)
+                && other_grants.is_open() != is_open
+                && (may_be(other_grants, &entry.grants) || may_be(&entry.grants, other_grants))
+        });
+        let first = others.min_by_key(|placed| placed.place);
+        first.map(|placed| &placed.entry)
     }
 
     /// Every entry, in no order.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::rules::{EntryRequest, Rules};
+use self::rules::{EntryRequest, Fault, Rules, beside};
 use self::store::{Change, EntryStore, EntryStoreError, Record};
 pub use self::table::{Listed, Made, RegistryError, Wish, is_id};
 use self::table::{Table, likeness, told};
@@ -107,8 +107,10 @@ impl Registry {
         let mut inner = self.inner();
         let mut results = Vec::with_capacity(wishes.len());
         let mut fresh: Vec<u64> = Vec::new();
+        let mut written = Vec::with_capacity(wishes.len());
         let now = unix_seconds(self.clock.now());
         for wish in wishes {
+            written.push(wish.request.selectors.clone());
             let made = inner.check_new(wish, now);
             results.push(made.map(|(record, warnings)| {
                 let id: Arc<str> = record.id.as_str().into();
@@ -137,7 +139,23 @@ impl Registry {
             return results;
         }
         self.publish(&mut inner);
+        // It may take its time: others need not wait for it.
+        drop(inner);
+        for (made, selectors) in results.iter_mut().zip(&written) {
+            if let Ok(made) = made {
+                self.warn_beside_others(made, selectors);
+            }
+        }
         results
+    }
+
+    /// Adds what there is to warn of an entry with these selectors beside those that match now.
+    fn warn_beside_others(&self, made: &mut Made, selectors: &[String]) {
+        let now = Arc::clone(&self.current.borrow());
+        if let Some(entry) = now.entries.by_id(&made.id) {
+            let faults = beside(entry, selectors, &now.entries);
+            made.warnings.extend(faults.iter().map(Fault::to_string));
+        }
     }
 
     /// Replaces an entry as a whole.
@@ -146,6 +164,7 @@ impl Registry {
     ///
     /// Why it is as it was.
     pub fn update(&self, id: &str, request: EntryRequest) -> Result<Made, RegistryError> {
+        let selectors = request.selectors.clone();
         let mut inner = self.inner();
         let number = inner.number(id)?;
         let former = inner.kept.get(&number).cloned();
@@ -169,10 +188,13 @@ impl Registry {
         self.kept_well(inner.store.apply(&[Change::Put(number, &record)]))?;
         inner.insert(number, record);
         self.publish(&mut inner);
-        Ok(Made {
+        drop(inner);
+        let mut made = Made {
             id: former.record.id.into(),
             warnings,
-        })
+        };
+        self.warn_beside_others(&mut made, &selectors);
+        Ok(made)
     }
 
     /// Removes an entry.

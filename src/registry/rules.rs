@@ -1,6 +1,7 @@
 //! What makes a registration entry: the same rules for the configuration and for entries that are
 //! made while the agent runs.
 
+mod beside;
 mod faults;
 mod identity;
 mod lints;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::beside::beside;
 pub use self::faults::Fault;
 use self::faults::Faults;
 use crate::attest::facts::{self, AttestorSpecs, Wanted};

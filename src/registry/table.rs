@@ -293,20 +293,13 @@ fn count(by_name: &mut HashMap<Selector, usize>, entry: &Entry, count: impl Fn(u
 
 /// The warnings among faults, if there is an entry.
 pub fn told(entry: Option<&Entry>, faults: &[Fault]) -> Result<Vec<String>, RegistryError> {
-    let tell = |fault: &Fault| {
-        if fault.help.is_empty() {
-            fault.message.clone()
-        } else {
-            format!("{} ({})", fault.message, fault.help)
-        }
-    };
     if entry.is_some() {
-        return Ok(faults.iter().map(tell).collect());
+        return Ok(faults.iter().map(Fault::to_string).collect());
     }
     let mut fatal: Vec<_> = faults
         .iter()
         .filter(|fault| fault.fatal)
-        .map(tell)
+        .map(Fault::to_string)
         .collect();
     if fatal.is_empty() {
         fatal.push("the configuration has no issuer to sign for it".to_owned());

@@ -1,5 +1,7 @@
 //! What is wrong with an entry, all of it at once.
 
+use std::fmt;
+
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -13,6 +15,16 @@ pub struct Fault {
     pub message: String,
     /// How to mend it.
     pub help: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if self.help.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", self.help)
+    }
 }
 
 /// Collects faults.
