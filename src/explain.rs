@@ -1,6 +1,7 @@
 //! Why a process has the identities that it has, and what it lacks for others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -21,6 +22,8 @@ pub struct Question {
     pub only: Option<SpiffeId>,
     /// How many entries may be told that do not match: none to the process itself.
     pub nearest: usize,
+    /// How long whoever asks waits for a program to be read; no less than callers wait.
+    pub patience: Duration,
 }
 
 /// Why an identity that a process has is not given for what is asked.
@@ -64,7 +67,8 @@ pub async fn explain(
     now: &Snapshot,
     question: Question,
 ) -> Result<Explanation, PeerError> {
-    let examined = attestor.examine(peer, &now.attestors).await?;
+    let patience = question.patience;
+    let examined = attestor.examine(peer, &now.attestors, patience).await?;
     let found = examined.found;
     let sources = found.iter().map(|one| (one.clone(), source(one, origin)));
     let selectors = sources.collect();

@@ -137,6 +137,8 @@ impl AdminClient {
     ) -> Result<Explanation, ClientError> {
         self.in_time(async {
             let mut stub = ProcessesClient::new(self.connect().await?);
+            let mut request = tonic::Request::new(request);
+            request.set_timeout(self.timeout);
             let reply = stub.explain_process(request).await;
             Ok(reply.map_err(refused)?.into_inner())
         })

@@ -15,7 +15,7 @@ use crate::pb::admin::processes_server::Processes;
 use crate::pb::explain::v1::Explanation;
 use crate::peer::{Namespaces, Peer, PeerError};
 use crate::registry::Snapshot;
-use crate::workload_api::show_explanation;
+use crate::workload_api::{patience, show_explanation};
 
 /// How many entries that do not match are told.
 const NEAREST: usize = 3;
@@ -35,8 +35,12 @@ impl Processes for ProcessesService {
         request: Request<ExplainProcessRequest>,
     ) -> Result<Response<Explanation>, Status> {
         operator(&request)?;
+        let patience = patience(&request);
         let request = request.into_inner();
-        let question = question(&request)?;
+        let question = Question {
+            patience,
+            ..question(&request)?
+        };
         let peer = match Peer::of_process(request.pid, Namespaces::of_self(false)) {
             Ok(peer) => peer,
             Err(error) => return Ok(Response::new(unattested(request.pid, &error))),
@@ -67,6 +71,7 @@ fn question(request: &ExplainProcessRequest) -> Result<Question, Status> {
         audiences: audiences.collect::<Result<_, _>>()?,
         only: only.map_err(|why| wrong(format!("invalid SPIFFE ID: {why}")))?,
         nearest: NEAREST,
+        ..Question::default()
     })
 }
 

@@ -1,6 +1,8 @@
 //! A look at everything that can be told of a process, for people: where it was read, and why the
 //! rest of it cannot be told.
 
+use std::time::Duration;
+
 use super::facts::{self, AttestorSpecs};
 use super::findings::Silence;
 use super::unix::{Effort, replaced};
@@ -30,18 +32,26 @@ pub struct Examined {
 }
 
 impl WorkloadAttestor {
-    /// Everything that can be told of a process, whatever entries ask for.
+    /// Everything that can be told of a process, whatever entries ask for. To read its program may take
+    /// as long as `patience`, where callers wait less.
     ///
     /// # Errors
     ///
     /// As [`WorkloadAttestor::attest`].
-    pub async fn examine(&self, peer: &Peer, specs: &AttestorSpecs) -> Result<Examined, PeerError> {
-        let (found, silent) = self.attest_for(peer, Ask::Everything, specs).await?;
+    pub async fn examine(
+        &self,
+        peer: &Peer,
+        specs: &AttestorSpecs,
+        patience: Duration,
+    ) -> Result<Examined, PeerError> {
+        let mut specs = specs.clone();
+        specs.unix.timeout = specs.unix.timeout.max(patience);
+        let (found, silent) = self.attest_for(peer, Ask::Everything, &specs).await?;
         let program = peer.verify(false)?.proc.exe_path().ok();
         let program = program.and_then(|path| path_text(&path).map(str::to_owned));
         peer.verify(false)?;
         let mut doubts = about_names(&found, peer.uid(), peer.gid());
-        doubts.extend(about_facts(&found, &silent, specs));
+        doubts.extend(about_facts(&found, &silent, &specs));
         Ok(Examined {
             found,
             doubts,
@@ -143,4 +153,31 @@ pub fn is_replaced(peer: &Peer) -> bool {
     let path = seen.proc.exe_path();
     let replaced = path.and_then(|path| replaced(&path, &exe, Effort::Quick));
     matches!(replaced, Ok(Some(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{attestor, specs};
+    use super::*;
+    use crate::peer::tests::this_process;
+
+    #[tokio::test]
+    async fn people_wait_for_a_program_that_takes_longer_to_read_than_callers_wait() {
+        let mut specs = specs(true);
+        specs.unix.timeout = Duration::ZERO;
+        let examine = async |patience| {
+            let examined = attestor().examine(&this_process(), &specs, patience).await;
+            let examined = examined.unwrap();
+            let mut names = examined.found.iter().map(Selector::name);
+            let hashed = names.any(|name| name == "unix:sha256");
+            (hashed, examined.doubts)
+        };
+        let (hashed, doubts) = examine(Duration::ZERO).await;
+        let why = doubts.iter().find(|doubt| doubt.name == "unix:sha256");
+        assert!(
+            !hashed && why.unwrap().reason.contains("in time"),
+            "{why:?}"
+        );
+        assert!(examine(Duration::from_secs(30)).await.0);
+    }
 }

@@ -286,7 +286,8 @@ pub mod tests {
         }
     }
 
-    fn attestor() -> WorkloadAttestor {
+    /// One that knows nothing yet.
+    pub fn attestor() -> WorkloadAttestor {
         let (_, names) = watch::channel(Arc::default());
         WorkloadAttestor::new(names)
     }

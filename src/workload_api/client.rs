@@ -200,7 +200,9 @@ impl WorkloadClient {
         let reply = self
             .call(async |channel: Channel| {
                 let mut stub = ExplainClient::new(channel);
-                stub.explain_caller(with_header(request.clone())).await
+                let mut request = with_header(request.clone());
+                request.set_timeout(self.timeout);
+                stub.explain_caller(request).await
             })
             .await?;
         Ok(reply.into_inner())

@@ -1,6 +1,7 @@
 //! What a caller is told of itself, beside the Workload API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
@@ -25,8 +26,9 @@ impl Explain for WorkloadApi {
         request: Request<ExplainCallerRequest>,
     ) -> Result<Response<Explanation>, Status> {
         let peer = peer_of(&request)?;
+        let patience = patience(&request);
         let parts = self.parts();
-        let call = parts.explain(&peer, request.into_inner());
+        let call = parts.explain(&peer, request.into_inner(), patience);
         let reply = parts.counted(Rpc::ExplainCaller, call).await?;
         Ok(Response::new(reply))
     }
@@ -37,6 +39,7 @@ impl Parts {
         &self,
         peer: &Peer,
         request: ExplainCallerRequest,
+        patience: Duration,
     ) -> Result<Explanation, Refusal> {
         let limits = *self.limits.borrow();
         let audiences = match request.audience.as_slice() {
@@ -47,6 +50,7 @@ impl Parts {
             audiences,
             only: parse_requested_id(&request.spiffe_id)?,
             nearest: 0,
+            patience,
         };
         let now = Arc::clone(&self.registry.borrow());
         let explained = explain(&self.attestor, peer, Origin::Connection, &now, question).await;
@@ -57,6 +61,34 @@ impl Parts {
         self.count_call(peer, Rpc::ExplainCaller)?;
         Ok(show(peer, explained))
     }
+}
+
+/// Nobody is waited for longer.
+const MAX_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long whoever sent a request would rather wait than hear that something took too long: most of
+/// the time that the request gives (`grpc-timeout`), so that the answer comes in time.
+pub fn patience<T>(request: &Request<T>) -> Duration {
+    let given = request.metadata().get("grpc-timeout");
+    let given = given.and_then(|value| parse_timeout(value.to_str().ok()?));
+    given.unwrap_or_default().min(MAX_PATIENCE) * 4 / 5
+}
+
+/// At most eight digits and a unit, as gRPC writes it.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let nanoseconds: u64 = match unit {
+        "H" => 3_600_000_000_000,
+        "M" => 60_000_000_000,
+        "S" => 1_000_000_000,
+        "m" => 1_000_000,
+        "u" => 1_000,
+        "n" => 1,
+        _ => return None,
+    };
+    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| is_number)?;
+    Some(Duration::from_nanos(number.saturating_mul(nanoseconds)))
 }
 
 /// An explanation as it goes over a socket.
@@ -145,5 +177,33 @@ fn show_miss(miss: &NearMiss, found: &SelectorSet) -> ShownMiss {
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_gives_time_is_waited_for_most_of_it_and_not_for_ever() {
+        let patient = |timeout: Option<&'static str>| {
+            let mut request = Request::new(());
+            if let Some(timeout) = timeout {
+                let value = tonic::metadata::MetadataValue::from_static(timeout);
+                request.metadata_mut().insert("grpc-timeout", value);
+            }
+            patience(&request)
+        };
+        assert_eq!(patient(Some("5S")), Duration::from_secs(4));
+        assert_eq!(patient(Some("5000m")), Duration::from_secs(4));
+        assert_eq!(patient(Some("500000u")), Duration::from_millis(400));
+        assert_eq!(patient(Some("50n")), Duration::from_nanos(40));
+        for long in ["31S", "1M", "1H", "99999999H"] {
+            assert_eq!(patient(Some(long)), MAX_PATIENCE * 4 / 5, "{long}");
+        }
+        for wrong in ["", "S", "5", "5s", "-5S", "+5S", "100000000S", "5 S", "5SS"] {
+            assert_eq!(patient(Some(wrong)), Duration::ZERO, "{wrong}");
+        }
+        assert_eq!(patient(None), Duration::ZERO);
     }
 }

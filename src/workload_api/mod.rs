@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-pub use self::explain::show as show_explanation;
+pub use self::explain::{patience, show as show_explanation};
 pub use self::service::{Parts, Policy, WorkloadApi};
 pub use self::streams::OpenStreams;
 use crate::conn::Conn;
