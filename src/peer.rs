@@ -401,6 +401,43 @@ pub mod tests {
         }
     }
 
+    /// With `SVID_AGENT_LONG` alone: it measures. Floor and check take turns on the same core.
+    #[test]
+    #[expect(clippy::print_stdout, reason = "a figure is told")]
+    fn a_lean_check_costs_no_more_than_sixty_questions_who_is_calling() {
+        use std::time::Instant;
+
+        if std::env::var_os("SVID_AGENT_LONG").is_none() {
+            return;
+        }
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = Peer::of(ours.as_fd(), Namespaces::of_self(false)).unwrap();
+        let each = |work: &dyn Fn()| {
+            let start = Instant::now();
+            (0..2_000).for_each(|_| work());
+            start.elapsed().as_secs_f64() * 1e6 / 2_000.0
+        };
+        let (mut asked, mut checked) = (Vec::new(), Vec::new());
+        for _ in 0..21 {
+            asked.push(each(&|| {
+                Peer::uid_of(ours.as_fd()).unwrap();
+            }));
+            checked.push(each(&|| {
+                peer.verify(true).unwrap();
+            }));
+        }
+        let median = |mut all: Vec<f64>| {
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        let (asked, checked) = (median(asked), median(checked));
+        let ratio = checked / asked;
+        println!(
+            "SO_PEERCRED {asked:.2} us, lean check with cgroup {checked:.2} us: {ratio:.1} times"
+        );
+        assert!(ratio <= 60.0, "{ratio}");
+    }
+
     #[test]
     fn what_is_kept_belongs_to_the_program_and_the_cgroup_it_was_found_of() {
         let peer = this_process();
