@@ -202,6 +202,17 @@ fn a_capability_that_entries_need_is_named_and_they_match_nobody() {
     let agent = sandbox.start_by(without(), &[]);
     let call = || granted(fetch(as_user(CALLER), binary(), &sandbox.socket()));
     assert_eq!(call(), ["uid", "host"]);
+    // The links of namespaces, which would tell, are closed to it as well.
+    let mut of_user = as_user(CALLER);
+    of_user.args(["unshare", "--user", "--map-root-user"]);
+    let mut of_pid = Command::new("unshare");
+    of_pid.args(["--pid", "--fork", "setpriv"]);
+    let id = CALLER.to_string();
+    of_pid.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    for inside in [of_user, of_pid] {
+        let call = fetch(inside, binary(), &sandbox.socket());
+        assert_eq!(granted(call), ["uid"]);
+    }
     assert!(agent.log().contains(why), "{}", agent.log());
     let health = sandbox.run(&["health"]);
     assert_eq!(health.status.code(), Some(1));
