@@ -19,8 +19,9 @@ use crate::admin::{
     Services,
 };
 use crate::attest::WorkloadAttestor;
+use crate::attest::names::NameKeeper;
 use crate::attest::sight::Sight;
-use crate::config::Config;
+use crate::config::{Config, Means};
 use crate::conn::PeerCheck;
 use crate::conn::accept::Incoming;
 use crate::conn::slots::Slots;
@@ -162,6 +163,7 @@ impl Bound {
         });
         let sight = Sight::probe();
         sight.tell(&registry.subscribe().borrow().entries);
+        tell_losses(&reloader.config, &names);
         let namespaces = Namespaces::of_self(reloader.config.require_peerpidfd);
         let check = reloader.config.peer_check;
         let slots = Slots::default();
@@ -280,6 +282,18 @@ impl Bound {
             }
         }
     }
+}
+
+/// Tells the log what the configuration asks for and this process may not do. The directories that it
+/// looks at may not answer, and nobody waits for that.
+fn tell_losses(config: &Config, names: &NameKeeper) {
+    let (config, means) = (config.clone(), Means::own());
+    let names = Arc::clone(&names.subscribe().borrow());
+    tokio::task::spawn_blocking(move || {
+        for loss in config.losses(&names, &means) {
+            tracing::warn!("{loss}");
+        }
+    });
 }
 
 /// Where metrics are to be served, if anywhere. The socket is open to all: what it tells is no

@@ -12,6 +12,7 @@ mod files;
 mod hcl;
 mod issuers;
 mod lints;
+mod losses;
 pub mod options;
 mod print;
 mod syntax;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use self::diagnostic::{Diagnostics, Place};
 use self::hcl::Block;
+pub use self::losses::Means;
 use crate::admin::facts_http::FactsAddress;
 use crate::attest::names::WantedNames;
 use crate::conn::PeerCheck;

@@ -41,7 +41,7 @@ pub enum MirrorError {
     )]
     Watch(io::Error),
     /// We may not give it away.
-    #[error("{0}: giving a file to another user or group needs root or CAP_CHOWN and CAP_FOWNER")]
+    #[error("{0}: another owner or group than the agent's needs root, or CAP_CHOWN and CAP_FOWNER")]
     Owner(io::Error),
     /// Its directory belongs to somebody, and the file is to belong to somebody else.
     #[error(

@@ -45,6 +45,16 @@ pub struct Document {
     text: String,
 }
 
+/// What became of documents.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Those that were written; what was as it should be was not touched.
+    pub written: Vec<PathBuf>,
+    /// Why some could not be given to the owner or the group that they are to have, and are the
+    /// agent's own.
+    pub kept: Option<String>,
+}
+
 /// Why the documents could not be put in place.
 #[derive(Debug, Error)]
 pub enum WebrootError {
@@ -105,7 +115,8 @@ impl WebrootSpec {
     }
 
     /// Writes documents; what is as it should be is not touched. When this returns, they are on the
-    /// disk and were read back. Tells which were written.
+    /// disk and were read back. Those that the agent may not give away stay its own: most verifiers
+    /// read them all the same, and without them all would be lost.
     ///
     /// # Errors
     ///
@@ -114,7 +125,7 @@ impl WebrootSpec {
         &self,
         documents: &[Document],
         names: &Names,
-    ) -> Result<Vec<PathBuf>, WebrootError> {
+    ) -> Result<Published, WebrootError> {
         let attributes = Attributes {
             mode: self.mode,
             owner: self.owner.as_ref().map(|a| a.uid_now(names)).transpose()?,
@@ -124,13 +135,11 @@ impl WebrootSpec {
             // What lies below is made; this is for its owner to make.
             Dir::open(&self.directory)?;
         }
-        let mut written = Vec::new();
+        let mut published = Published::default();
         for document in documents {
-            if put(document, attributes)? {
-                written.push(document.path.clone());
-            }
+            put(document, attributes, &mut published)?;
         }
-        Ok(written)
+        Ok(published)
     }
 
     /// The ids of the keys that verifiers find in the JWKS at this moment; none where it is not
@@ -167,8 +176,12 @@ impl WebrootSpec {
     }
 }
 
-/// Puts a document in place; tells whether it had to be written.
-fn put(document: &Document, attributes: Attributes) -> Result<bool, WebrootError> {
+/// Puts a document in place.
+fn put(
+    document: &Document,
+    attributes: Attributes,
+    published: &mut Published,
+) -> Result<(), WebrootError> {
     let path = &document.path;
     let problem = |source| WebrootError::File {
         path: path.clone(),
@@ -181,11 +194,22 @@ fn put(document: &Document, attributes: Attributes) -> Result<bool, WebrootError
     let dir = Dir::create(directory, 0o755)?;
     dir.sweep().map_err(problem)?;
     let bytes = document.text.as_bytes();
-    let written = dir
-        .replace_if_changed(name, bytes, attributes, Persistence::Synced)
-        .map_err(problem)?;
+    let write = |attributes| dir.replace_if_changed(name, bytes, attributes, Persistence::Synced);
+    let written = write(attributes).or_else(|error| {
+        let own = Attributes::own(attributes.mode);
+        // The second where a user namespace has no such number.
+        let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL));
+        if own == attributes || !refused {
+            return Err(error);
+        }
+        published.kept = Some(error.to_string());
+        write(own)
+    });
+    if written.map_err(problem)? {
+        published.written.push(path.clone());
+    }
     if dir.read(name).map_err(problem)? == bytes {
-        Ok(written)
+        Ok(())
     } else {
         Err(WebrootError::ReadBack(path.clone()))
     }
@@ -212,7 +236,7 @@ mod tests {
         }
     }
 
-    fn publish(spec: &WebrootSpec, keys: &[Jwk]) -> Result<Vec<PathBuf>, WebrootError> {
+    fn publish(spec: &WebrootSpec, keys: &[Jwk]) -> Result<Published, WebrootError> {
         let bundle = Some("{}\n".to_owned());
         spec.publish(&spec.documents(keys, bundle), &Names::default())
     }

@@ -79,14 +79,29 @@ impl Hand {
             let documents = issuer.webroot.documents(&keys, bundle);
             // After a failure, what is there may be a part of ours.
             let former = self.written.remove(&issuer.name);
-            let written = issuer.webroot.publish(&documents, tools.names)?;
+            let published = issuer.webroot.publish(&documents, tools.names)?;
+            self.tell_kept(issuer, published.kept);
             self.written
                 .insert(Arc::clone(&issuer.name), documents.clone());
             if former.is_none_or(|former| former == documents) {
-                foreign.extend(written);
+                foreign.extend(published.written);
             }
         }
         Ok(foreign)
+    }
+
+    /// Tells once, and again after it has worked, that documents could not be given away.
+    fn tell_kept(&mut self, issuer: &IssuerSpec, why: Option<String>) {
+        let Some(why) = why else {
+            self.kept.remove(&issuer.name);
+            return;
+        };
+        if self.kept.insert(Arc::clone(&issuer.name)) {
+            tracing::warn!(
+                issuer = %issuer.name, error = %why,
+                "webroot_owner and webroot_group need root, or CAP_CHOWN and CAP_FOWNER: its documents belong to the agent's user"
+            );
+        }
     }
 
     fn number_bundle(

@@ -59,6 +59,8 @@ pub struct Hand {
     pub written: HashMap<Arc<str>, Vec<Document>>,
     /// The issuers whose documents are known to be out.
     pub up: BTreeSet<Arc<str>>,
+    /// The issuers whose documents could not be given to their owner.
+    pub kept: BTreeSet<Arc<str>>,
     /// Keys whose files are still to go.
     doomed: Vec<Jwk>,
 }
@@ -77,6 +79,7 @@ impl Hand {
             secrets: secrets.into_iter().map(named).collect(),
             written: HashMap::new(),
             up: BTreeSet::new(),
+            kept: BTreeSet::new(),
             doomed: Vec::new(),
         }
     }

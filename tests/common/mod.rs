@@ -326,7 +326,10 @@ impl Sandbox {
     }
 
     fn spawn_by(&self, mut command: Command, environment: &[(&str, &str)]) -> Agent {
-        let notify = UnixDatagram::bind(self.path(&format!("notify.{}", nanos()))).unwrap();
+        let path = self.path(&format!("notify.{}", nanos()));
+        let notify = UnixDatagram::bind(&path).unwrap();
+        // Open to all, as that of a service manager.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
         notify.set_read_timeout(Some(DEADLINE)).unwrap();
         let address = notify.local_addr().unwrap();
         let log = self.path(&format!("log.{}", nanos()));
