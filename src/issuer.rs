@@ -11,6 +11,9 @@ use thiserror::Error;
 /// AWS takes no issuer of more bytes.
 pub const MAX_AWS_ISSUER: usize = 255;
 
+/// The audience of tokens for AWS, unless somebody chose another. A claim `azp` takes its place there.
+pub const AWS_AUDIENCE: &str = "sts.amazonaws.com";
+
 /// Why a text cannot be an issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum IssuerUrlError {

@@ -250,7 +250,11 @@ fn a_file_that_waits_for_an_entry_says_for_which_and_why_another_would_not_do() 
     let says = |words: &str| {
         eventually(words, || agent.log().contains(words).then_some(()));
         let files = sandbox.run(&["files"]);
-        assert!(text(&files.stdout).contains(words), "{}", text(&files.stdout));
+        assert!(
+            text(&files.stdout).contains(words),
+            "{}",
+            text(&files.stdout)
+        );
         assert!(!file.exists());
     };
     says("it waits for the entry \"late\"");

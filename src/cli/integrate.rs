@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use self::facts::{Facts, plain_name};
-use self::limits::Concern;
+use self::limits::{Concern, Limits, check};
 use self::text::{Blanks, comment};
 use super::{ConfigArgs, Exit, Failure, Outcome, complain, parse_audience, say};
 use crate::config::Config;
@@ -103,8 +103,26 @@ trait RelyingParty {
     /// Whom they are for, where nothing else is said.
     fn usual_audience(&self) -> String;
 
+    /// What it takes of them.
+    fn limits(&self, facts: &Facts) -> Limits;
+
+    /// What to think of when they are for all that a name can make of a text.
+    fn pattern(&self, facts: &Facts) -> Option<Concern>;
+
+    /// What else there is to think of.
+    fn further(&self, _: &Facts) -> Option<Concern> {
+        None
+    }
+
     /// What of them it would not take.
-    fn concerns(&self, facts: &Facts) -> Vec<Concern>;
+    fn concerns(&self, facts: &Facts) -> Vec<Concern> {
+        let mut concerns = check(facts, &self.limits(facts));
+        if facts.subject.only().is_none() {
+            concerns.extend(self.pattern(facts));
+        }
+        concerns.extend(self.further(facts));
+        concerns
+    }
 
     /// What it needs, and then what the workload has.
     fn parts(&self, facts: &Facts, blanks: &mut Blanks) -> Vec<Part>;

@@ -74,6 +74,7 @@ pub fn config(root: &Block, report: &mut Diagnostics) -> Option<Config> {
     entries::refuse_files_without_caller(root, &mut context);
     lints::lint_entries(root, &mut context);
     let token_files = token_files::build(root, &rules, &mut context);
+    lints::lint_azp(root, &token_files, &mut context);
     Some(Config {
         trust_domain: context.trust_domain,
         data_dir: context.data_dir,

@@ -515,3 +515,27 @@ fn a_path_that_is_reached_over_a_link_is_warned_of_with_the_path_to_write() {
     assert_eq!(with(&real), "");
     assert_eq!(with(&real.with_file_name("to-be-installed")), "");
 }
+
+#[test]
+fn a_claim_that_aws_takes_for_the_audience_is_warned_of_by_the_block_that_has_it() {
+    let azp = |block: &str| format!("{block} has the claim azp, which AWS takes");
+    let file = azp("token_file \"/run/agent/tokens/billing/aws\"");
+    let entry = azp("entry \"billing\"");
+    // Wherever the claim comes from.
+    let of_issuer = complaints("env = \"prod\"", "azp = \"prod\"");
+    assert!(of_issuer.contains(&file), "{of_issuer}");
+    assert!(!of_issuer.contains(&entry), "{of_issuer}");
+    let of_entry = complaints("level = 3", "azp = 3");
+    assert!(of_entry.contains(&file), "{of_entry}");
+    let of_file = complaints("owner    =", "claims = { azp = \"x\" }\n  owner    =");
+    assert!(of_file.starts_with("agent.conf:20:"), "{of_file}");
+    assert!(of_file.contains(&file), "{of_file}");
+    // Of an entry, when it says that its tokens are for AWS.
+    let allowed = "  audiences = [\"sts.amazonaws.com\"]\n  claims    =";
+    let with_azp = GOOD.replacen("level", "azp", 1);
+    let of_entry = parse(&with_azp.replacen("  claims    =", allowed, 1));
+    let of_entry = of_entry.unwrap().1.to_string();
+    assert!(of_entry.contains(&entry), "{of_entry}");
+    let for_others = with_azp.replace("sts.amazonaws.com", "vault");
+    assert_eq!(parse(&for_others).unwrap().1.to_string(), "");
+}

@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 
 use super::super::quote::hcl;
 use super::facts::{Facts, Subject};
-use super::limits::{Concern, Limits, RSA_AND_EC, check, warning};
+use super::limits::{Concern, Limits, RSA_AND_EC, wide};
 use super::text::{Blanks, fill};
 use super::workload::environment;
 use super::{HolderArgs, Part, RelyingParty};
+use crate::issuer::{AWS_AUDIENCE, MAX_AWS_ISSUER};
 
 /// Print Terraform for a provider and a role, and the environment of the workload.
 ///
@@ -30,12 +31,10 @@ pub struct AwsArgs {
     region: Option<String>,
 }
 
-const AUDIENCE: &str = "sts.amazonaws.com";
-
 const LIMITS: Limits = Limits {
     is_public: true,
     takes_port: false,
-    issuer: crate::issuer::MAX_AWS_ISSUER,
+    issuer: MAX_AWS_ISSUER,
     algorithms: RSA_AND_EC,
     sub: 6..=255,
     takes_audiences: false,
@@ -57,17 +56,15 @@ impl RelyingParty for AwsArgs {
     }
 
     fn usual_audience(&self) -> String {
-        AUDIENCE.to_owned()
+        AWS_AUDIENCE.to_owned()
     }
 
-    fn concerns(&self, facts: &Facts) -> Vec<Concern> {
-        let mut concerns = check(facts, &LIMITS);
-        if facts.subject.only().is_none() {
-            let message = format!("the role is for every sub like {}", like(&facts.subject));
-            let help = "* takes slashes too: give nothing else an identity that begins so";
-            concerns.push(warning("pattern", message, help));
-        }
-        concerns
+    fn limits(&self, _: &Facts) -> Limits {
+        LIMITS
+    }
+
+    fn pattern(&self, facts: &Facts) -> Option<Concern> {
+        Some(wide(&like(&facts.subject)))
     }
 
     fn parts(&self, facts: &Facts, blanks: &mut Blanks) -> Vec<Part> {
@@ -83,7 +80,7 @@ impl RelyingParty for AwsArgs {
             ("AWS_REGION", region.clone()),
             ("AWS_DEFAULT_REGION", region),
         ];
-        let audience = facts.audience(AUDIENCE);
+        let audience = facts.audience(AWS_AUDIENCE);
         let path = "AWS_WEB_IDENTITY_TOKEN_FILE";
         vec![
             Part {
@@ -106,7 +103,7 @@ impl RelyingParty for AwsArgs {
 }
 
 fn terraform(facts: &Facts) -> String {
-    let audience = facts.audience(AUDIENCE);
+    let audience = facts.audience(AWS_AUDIENCE);
     let conditions = conditions(facts).into_iter().map(|(test, keys)| {
         let keys = keys.into_iter();
         let keys = keys.map(|(key, value)| format!("          {} = {}\n", hcl(&key), hcl(&value)));
@@ -156,7 +153,7 @@ fn policy(facts: &Facts, account: &str) -> Value {
 /// What a token must say, by the operator that compares it.
 fn conditions(facts: &Facts) -> Vec<(&'static str, Vec<(String, String)>)> {
     let key = |claim: &str| format!("{}:{claim}", facts.issuer.bare());
-    let aud = (key("aud"), literal(facts.audience(AUDIENCE)));
+    let aud = (key("aud"), literal(facts.audience(AWS_AUDIENCE)));
     match facts.subject.only() {
         Some(sub) => vec![("StringEquals", vec![aud, (key("sub"), literal(sub))])],
         None => vec![

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::quote::{hcl, hcl_part};
 use super::facts::Facts;
-use super::limits::{Concern, Limits, check, warning};
+use super::limits::{Concern, Limits, warning};
 use super::text::{Blanks, fill};
 use super::workload::environment;
 use super::{HolderArgs, Part, RelyingParty};
@@ -55,23 +55,23 @@ impl RelyingParty for AzureArgs {
         AUDIENCE.to_owned()
     }
 
-    fn concerns(&self, facts: &Facts) -> Vec<Concern> {
-        let mut concerns = check(facts, &LIMITS);
-        if facts.subject.only().is_none() {
-            let message =
-                "Azure compares whole subjects: each directory needs a credential".to_owned();
-            let help = "an application has 20 at most; use a token file with one identity for all";
-            concerns.push(warning("pattern", message, help));
-        }
-        if facts.audience(AUDIENCE) != AUDIENCE {
-            let message = format!(
-                "the token is for {}, not for {AUDIENCE}",
-                facts.audience(AUDIENCE)
-            );
+    fn limits(&self, _: &Facts) -> Limits {
+        LIMITS
+    }
+
+    fn pattern(&self, _: &Facts) -> Option<Concern> {
+        let message = "Azure compares whole subjects: each directory needs a credential".to_owned();
+        let help = "an application has 20 at most; use a token file with one identity for all";
+        Some(warning("pattern", message, help))
+    }
+
+    fn further(&self, facts: &Facts) -> Option<Concern> {
+        let audience = facts.audience(AUDIENCE);
+        (audience != AUDIENCE).then(|| {
+            let message = format!("the token is for {audience}, not for {AUDIENCE}");
             let help = "Azure recommends its own; the credential below names yours";
-            concerns.push(warning("audience", message, help));
-        }
-        concerns
+            warning("audience", message, help)
+        })
     }
 
     fn parts(&self, facts: &Facts, blanks: &mut Blanks) -> Vec<Part> {

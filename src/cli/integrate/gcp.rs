@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::quote::{hcl, hcl_part, shell};
 use super::facts::{Facts, Source};
-use super::limits::{Concern, Limits, check, warning};
+use super::limits::{Concern, Limits, warning};
 use super::text::{Blanks, fill};
 use super::workload::{options, parameter};
 use super::{HolderArgs, Part, RelyingParty};
@@ -122,21 +122,18 @@ impl RelyingParty for GcpArgs {
         self.provider(None, &mut Blanks::default()).name()
     }
 
-    fn concerns(&self, facts: &Facts) -> Vec<Concern> {
+    fn limits(&self, facts: &Facts) -> Limits {
         let taken_off = Mapping::of(facts).taken_off.len();
-        let mut concerns = check(
-            facts,
-            &Limits {
-                sub: 1..=MAX_SUBJECT + taken_off,
-                ..LIMITS
-            },
-        );
-        if facts.subject.only().is_none() {
-            let message = "roles are given to every identity that the pool takes".to_owned();
-            let help = "let this be the only provider of the pool";
-            concerns.push(warning("pattern", message, help));
+        Limits {
+            sub: 1..=MAX_SUBJECT + taken_off,
+            ..LIMITS
         }
-        concerns
+    }
+
+    fn pattern(&self, _: &Facts) -> Option<Concern> {
+        let message = "roles are given to every identity that the pool takes".to_owned();
+        let help = "let this be the only provider of the pool";
+        Some(warning("pattern", message, help))
     }
 
     fn parts(&self, facts: &Facts, blanks: &mut Blanks) -> Vec<Part> {

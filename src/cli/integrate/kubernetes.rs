@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::super::quote::json;
 use super::facts::{Facts, Source};
-use super::limits::{Concern, Limits, check, warning};
+use super::limits::{Concern, Limits, warning};
 use super::text::{Blanks, fill};
 use super::workload::{options, parameter};
 use super::{HolderArgs, Part, RelyingParty};
@@ -52,17 +52,25 @@ impl RelyingParty for KubernetesArgs {
         AUDIENCE.to_owned()
     }
 
-    fn concerns(&self, facts: &Facts) -> Vec<Concern> {
-        let mut concerns = check(facts, &LIMITS);
-        if matches!(facts.source, Source::Command { .. }) && facts.life <= RUN_AHEAD {
+    fn limits(&self, _: &Facts) -> Limits {
+        LIMITS
+    }
+
+    /// Its group is of those whose `sub` begins and ends so.
+    fn pattern(&self, _: &Facts) -> Option<Concern> {
+        None
+    }
+
+    fn further(&self, facts: &Facts) -> Option<Concern> {
+        let often = matches!(facts.source, Source::Command { .. }) && facts.life <= RUN_AHEAD;
+        often.then(|| {
             let message = format!(
                 "tokens live for {}, and the client for Python fetches one for each request",
                 show_duration(facts.life)
             );
             let help = "write jwt_svid_ttl = \"1h\" in the entry";
-            concerns.push(warning("ttl", message, help));
-        }
-        concerns
+            warning("ttl", message, help)
+        })
     }
 
     fn parts(&self, facts: &Facts, blanks: &mut Blanks) -> Vec<Part> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::facts::{Facts, Source};
 use crate::duration::show_duration;
+use crate::issuer::AWS_AUDIENCE;
 use crate::jose::Algorithm;
 use crate::mirror::Format;
 use crate::publish::check::Severity;
@@ -33,9 +34,23 @@ pub const ALL_OF_SVIDS: &[Algorithm] = &[
     Algorithm::Es512,
 ];
 
+/// Those and Ed25519.
+pub const ALL: &[Algorithm] = &[
+    Algorithm::Rs256,
+    Algorithm::Rs384,
+    Algorithm::Rs512,
+    Algorithm::Ps256,
+    Algorithm::Ps384,
+    Algorithm::Ps512,
+    Algorithm::Es256,
+    Algorithm::Es384,
+    Algorithm::Es512,
+    Algorithm::EdDsa,
+];
+
 /// Audiences that somebody is known by.
 const KNOWN: [(&str, &str); 3] = [
-    ("AWS", "sts.amazonaws.com"),
+    ("AWS", AWS_AUDIENCE),
     ("Azure", "api://AzureADTokenExchange"),
     ("Google Cloud", "//iam.googleapis.com/"),
 ];
@@ -133,6 +148,13 @@ pub fn warning(limit: &'static str, message: String, help: impl Into<String>) ->
         severity: Severity::Warning,
         ..error(limit, message, help)
     }
+}
+
+/// That a role is for all subjects like this one, in which `*` takes slashes too.
+pub fn wide(subject: &str) -> Concern {
+    let message = format!("the role is for every sub like {subject}");
+    let help = "* takes slashes too: give nothing else an identity that begins so";
+    warning("pattern", message, help)
 }
 
 /// Everything of these tokens that is beyond what somebody takes.

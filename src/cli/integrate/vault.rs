@@ -5,11 +5,10 @@ use serde_json::{Value, json};
 
 use super::super::quote::{hcl, shell};
 use super::facts::Facts;
-use super::limits::{Concern, Limits, check, warning};
+use super::limits::{ALL, Concern, Limits, wide};
 use super::text::{Blanks, fill};
 use super::workload::{command, parameter};
 use super::{HolderArgs, Part, RelyingParty};
-use crate::jose::Algorithm;
 
 /// Print the commands for a role of Vault or OpenBao, and how the workload logs in.
 ///
@@ -33,21 +32,8 @@ pub struct VaultArgs {
 
 const AUDIENCE: &str = "vault";
 
-const ALGORITHMS: &[Algorithm] = &[
-    Algorithm::Rs256,
-    Algorithm::Rs384,
-    Algorithm::Rs512,
-    Algorithm::Ps256,
-    Algorithm::Ps384,
-    Algorithm::Ps512,
-    Algorithm::Es256,
-    Algorithm::Es384,
-    Algorithm::Es512,
-    Algorithm::EdDsa,
-];
-
 const LIMITS: Limits = Limits {
-    algorithms: ALGORITHMS,
+    algorithms: ALL,
     ..Limits::of("Vault")
 };
 
@@ -60,14 +46,12 @@ impl RelyingParty for VaultArgs {
         AUDIENCE.to_owned()
     }
 
-    fn concerns(&self, facts: &Facts) -> Vec<Concern> {
-        let mut concerns = check(facts, &LIMITS);
-        if facts.subject.only().is_none() {
-            let message = format!("the role is for every sub like {}", glob(facts));
-            let help = "* takes slashes too: give nothing else an identity that begins so";
-            concerns.push(warning("pattern", message, help));
-        }
-        concerns
+    fn limits(&self, _: &Facts) -> Limits {
+        LIMITS
+    }
+
+    fn pattern(&self, facts: &Facts) -> Option<Concern> {
+        Some(wide(&glob(facts)))
     }
 
     fn parts(&self, facts: &Facts, blanks: &mut Blanks) -> Vec<Part> {

@@ -4,11 +4,10 @@ use clap::Args;
 
 use super::super::quote::{json, shell};
 use super::facts::Facts;
-use super::limits::{Concern, Limits, check, error};
+use super::limits::{ALL, Concern, Limits, error};
 use super::text::{Blanks, fill};
 use super::workload::{command, parameter};
 use super::{HolderArgs, Part, RelyingParty};
-use crate::jose::Algorithm;
 
 /// Print a client identity provider for the broker of Voidkey, and how the workload asks for keys.
 ///
@@ -28,18 +27,7 @@ pub struct VoidkeyArgs {
 const AUDIENCE: &str = "voidkey";
 
 const LIMITS: Limits = Limits {
-    algorithms: &[
-        Algorithm::Rs256,
-        Algorithm::Rs384,
-        Algorithm::Rs512,
-        Algorithm::Ps256,
-        Algorithm::Ps384,
-        Algorithm::Ps512,
-        Algorithm::Es256,
-        Algorithm::Es384,
-        Algorithm::Es512,
-        Algorithm::EdDsa,
-    ],
+    algorithms: ALL,
     ..Limits::of("Voidkey")
 };
 
@@ -52,14 +40,14 @@ impl RelyingParty for VoidkeyArgs {
         AUDIENCE.to_owned()
     }
 
-    fn concerns(&self, facts: &Facts) -> Vec<Concern> {
-        let mut concerns = check(facts, &LIMITS);
-        if facts.subject.only().is_none() {
-            let message = "Voidkey compares whole subjects, and knows no patterns".to_owned();
-            let help = "name the file of one directory, or use a token file with one identity";
-            concerns.push(error("pattern", message, help));
-        }
-        concerns
+    fn limits(&self, _: &Facts) -> Limits {
+        LIMITS
+    }
+
+    fn pattern(&self, _: &Facts) -> Option<Concern> {
+        let message = "Voidkey compares whole subjects, and knows no patterns".to_owned();
+        let help = "name the file of one directory, or use a token file with one identity";
+        Some(error("pattern", message, help))
     }
 
     fn parts(&self, facts: &Facts, blanks: &mut Blanks) -> Vec<Part> {
