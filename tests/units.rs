@@ -69,6 +69,22 @@ async fn the_unit_is_that_of_the_cgroup_and_systemd_tells_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_older_bus_that_refuses_what_it_does_not_know_is_asked_otherwise() {
+    if !have(&[Need::Root, Need::Cgroups, Need::Bus]) {
+        return;
+    }
+    let house = Sandbox::new("");
+    // As before systemd 253 to all users but root, of whom the agent need not be one.
+    let refusal = "<deny send_interface=\"org.freedesktop.systemd1.Manager\" send_member=\"GetUnitByPIDFD\"/>\n";
+    let bus = Bus::with_policy(&house, refusal);
+    let caller = Cgroup::new(&format!("svid-agent-test-e.slice/{UNIT}"));
+    let _old = bus.stand_in(OldManager).await;
+    let (inside, outside, log) = grants(&bus.address, &caller);
+    assert_eq!(inside, ["root", "id", "file", "run"], "{log}");
+    assert_eq!(outside, ["root"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_systemd_does_not_tell_in_time_or_tells_otherwise_is_missing() {
     if !have(&[Need::Root, Need::Cgroups, Need::Bus]) {
         return;

@@ -127,7 +127,7 @@ impl Manager {
                 )
             }
             // Before systemd 253. The process lives on, so its number is still its own.
-            Err(error) if is(&error, "org.freedesktop.DBus.Error.UnknownMethod") => {
+            Err(error) if is_unknown(&error) => {
                 let pid = u32::try_from(peer.pid()).unwrap_or(0);
                 let by_pid = bus.call_method(Some(NAME), PATH, Some(MANAGER), "GetUnitByPID", &pid);
                 let path: OwnedObjectPath = match by_pid.await {
@@ -184,6 +184,12 @@ async fn property(
 /// Whether an answer is the error of this name.
 fn is(error: &Error, wanted: &str) -> bool {
     matches!(error, Error::MethodError(name, _, _) if name.as_str() == wanted)
+}
+
+/// Whether there is no such method; to users other than root the bus refuses each that it does not know.
+fn is_unknown(error: &Error) -> bool {
+    is(error, "org.freedesktop.DBus.Error.UnknownMethod")
+        || is(error, "org.freedesktop.DBus.Error.AccessDenied")
 }
 
 /// Whether systemd says that there is no unit.

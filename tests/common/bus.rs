@@ -26,12 +26,17 @@ pub struct Bus {
 impl Bus {
     /// Starts it in a sandbox.
     pub fn new(house: &Sandbox) -> Self {
+        Self::with_policy(house, "")
+    }
+
+    /// As [`Bus::new`], with further rules for who may say what.
+    pub fn with_policy(house: &Sandbox, rules: &str) -> Self {
         let socket = house.path("bus.sock");
         let address = format!("unix:path={}", socket.display());
         let config = format!(
             "<busconfig>\n<type>session</type>\n<listen>{address}</listen>\n<auth>EXTERNAL</auth>\n\
              <policy context=\"default\">\n<allow send_destination=\"*\" eavesdrop=\"true\"/>\n\
-             <allow eavesdrop=\"true\"/>\n<allow own=\"*\"/>\n</policy>\n</busconfig>\n"
+             <allow eavesdrop=\"true\"/>\n<allow own=\"*\"/>\n{rules}</policy>\n</busconfig>\n"
         );
         let path = house.path("bus.conf");
         fs::write(&path, config).unwrap();
