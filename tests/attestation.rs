@@ -362,3 +362,41 @@ fn a_container_of_podman_and_a_process_outside_are_never_taken_for_each_other() 
     let expected = ["root", "near", "team", "stage", "image", "digest", &near];
     assert_eq!(names(&podman.fetch(&near)), expected);
 }
+
+#[test]
+fn a_rootless_container_without_a_cgroup_is_none_and_explain_says_why() {
+    if !have(&[Need::Root, Need::Podman, Need::Rootless]) {
+        return;
+    }
+    let sandbox = sandbox(&[]);
+    let _agent = sandbox.start();
+    let podman = podman::Podman::rootless(CALLER);
+    let service = podman.serve();
+    let id = podman.start(&sandbox.path("run/api"), &[]);
+    let uid = format!("unix:uid:{CALLER}");
+    let blocks = [
+        format!(
+            "attestor \"podman\" {{\n  socket_path = \"{}\"\n}}\n",
+            service.socket.display()
+        ),
+        entry("user", &[&uid]),
+        entry("host", &[&uid, "ns:host"]),
+        entry("container", &[&uid, &format!("container:id:{id}")]),
+        entry("team", &[&uid, "docker:label:team:payments"]),
+    ];
+    sandbox.configure(&(issuer("main", "https://localhost", "ES256") + &blocks.concat()));
+    assert!(sandbox.run(&["reload"]).status.success());
+
+    // Its root is the user who started it.
+    assert_eq!(names(&podman.fetch(&id)), ["user"]);
+    let outside = fetch(as_user(CALLER), binary(), &sandbox.socket());
+    assert_eq!(granted(outside), ["user", "host"]);
+
+    let pid = podman.run(&["inspect", "--format", "{{.State.Pid}}", &id]);
+    let explained = sandbox.run(&["explain", "--pid", &pid]);
+    let explained = common::text(&explained.stdout);
+    assert!(
+        explained.contains("its cgroup names no container"),
+        "{explained}"
+    );
+}

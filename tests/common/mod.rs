@@ -43,6 +43,8 @@ pub enum Need {
     Cgroups,
     /// Podman with runc, to run containers as root.
     Podman,
+    /// What lets it run containers as a user too.
+    Rootless,
     /// dbus-daemon, for a bus of one's own.
     Bus,
 }
@@ -67,6 +69,7 @@ pub fn have(needs: &[Need]) -> bool {
             Need::Cgroups if cgroup_root().is_none() => "writable cgroups of version 2",
             Need::Bus if !runs(Command::new("dbus-daemon").arg("--version")) => "dbus-daemon",
             Need::Podman if !containers_run() => "podman and runc",
+            Need::Rootless if !maps_users() => "newuidmap, /etc/subuid and /etc/subgid",
             Need::Faketime if faketime().is_none() => "faketime",
             Need::Nginx if !runs(Command::new("nginx").arg("-v")) => "nginx",
             Need::Systemd if !runs(Command::new("systemd-analyze").arg("--version")) => {
@@ -121,6 +124,12 @@ pub fn faketime() -> Option<String> {
 
 fn containers_run() -> bool {
     runs(Command::new("podman").arg("--version")) && runs(Command::new("runc").arg("--version"))
+}
+
+/// Whether users can have further numbers.
+fn maps_users() -> bool {
+    let files = ["/usr/bin/newuidmap", "/etc/subuid", "/etc/subgid"];
+    files.iter().all(|file| Path::new(file).exists())
 }
 
 /// Where the hierarchy of cgroups of version 2 is mounted, if root can make some in it.

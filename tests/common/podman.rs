@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "helpers, of which each test file uses some")]
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -22,14 +23,42 @@ events_logger = "file"
 /// A store; its containers end with it.
 pub struct Podman {
     dir: tempfile::TempDir,
+    /// Whose it is, unless root's.
+    user: Option<u32>,
 }
 
 impl Podman {
     /// With the image `localhost/svid-agent-test`, labelled `team=payments`, with `STAGE=prod`.
     pub fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// As [`Podman::new`], run by a user without any privilege. That there is such a user, with further
+    /// numbers for containers, these commands alone see.
+    pub fn rootless(uid: u32) -> Self {
+        Self::of(Some(uid))
+    }
+
+    fn of(user: Option<u32>) -> Self {
         let podman = Self {
             dir: open_tempdir(),
+            user,
         };
+        if let Some(uid) = user {
+            let name = "svid-agent-test";
+            for (file, line) in [
+                ("passwd", format!("{name}:x:{uid}:{uid}::/:/bin/sh")),
+                ("group", format!("{name}:x:{uid}:")),
+            ] {
+                let former = fs::read_to_string(Path::new("/etc").join(file)).unwrap();
+                fs::write(podman.path(file), format!("{line}\n{former}")).unwrap();
+            }
+            fs::write(podman.path("subid"), format!("{name}:1000000:65536\n")).unwrap();
+            fs::create_dir(podman.path("runtime")).unwrap();
+            for path in [podman.path(""), podman.path("runtime")] {
+                chown(path, Some(uid), Some(uid)).unwrap();
+            }
+        }
         fs::write(podman.path("containers.conf"), CONF).unwrap();
         let tree = podman.path("tree");
         fs::create_dir(&tree).unwrap();
@@ -60,7 +89,10 @@ impl Podman {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new("podman");
+        let mut command = match self.user {
+            None => Command::new("podman"),
+            Some(uid) => self.unprivileged(uid),
+        };
         command
             .arg("--root")
             .arg(self.path("root"))
@@ -68,6 +100,26 @@ impl Podman {
             .arg(self.path("runroot"))
             .args(["--storage-driver", "vfs"])
             .env("CONTAINERS_CONF", self.path("containers.conf"));
+        command
+    }
+
+    fn unprivileged(&self, uid: u32) -> Command {
+        let mut script = String::new();
+        for (ours, theirs) in [
+            ("passwd", "passwd"),
+            ("group", "group"),
+            ("subid", "subuid"),
+            ("subid", "subgid"),
+        ] {
+            let ours = self.path(ours);
+            script += &format!("mount --bind {} /etc/{theirs} && ", ours.display());
+        }
+        script += &format!("exec setpriv --reuid {uid} --regid {uid} --clear-groups podman \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", &script, "sh"])
+            .env("HOME", self.path(""))
+            .env("XDG_RUNTIME_DIR", self.path("runtime"));
         command
     }
 
@@ -121,6 +173,12 @@ impl Drop for Podman {
         let _ = remove
             .args(["rm", "--all", "--force", "--time", "0"])
             .output();
+        // What holds the namespaces of a user's containers.
+        let pause = fs::read_to_string(self.path("runtime/libpod/tmp/pause.pid"));
+        if let Some(pid) = pause.ok().and_then(|pid| pid.trim().parse().ok()) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
     }
 }
 
