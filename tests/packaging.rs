@@ -260,3 +260,10 @@ fn the_licences_of_the_package_are_those_that_are_checked() {
     assert!(checked.len() > 3);
     assert_eq!(list("packaging/about.toml", "accepted"), checked);
 }
+
+#[test]
+fn the_changelog_of_the_package_begins_with_the_version_that_is_built() {
+    let log = shipped("changelog");
+    let first = format!("svid-agent ({}-1) ", env!("CARGO_PKG_VERSION"));
+    assert!(log.starts_with(&first), "{log}");
+}
