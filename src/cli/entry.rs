@@ -173,7 +173,7 @@ struct SpecArgs {
     /// Put a random jti into each token.
     #[arg(long)]
     jti: bool,
-    /// Allow selectors that are all of unix:path and unix:sha256.
+    /// Allow selectors that are all of unix:path, unix:sha256 and ns:host.
     #[arg(long)]
     allow_path_only: bool,
 }

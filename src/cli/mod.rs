@@ -200,7 +200,7 @@ struct AdminArgs {
     #[arg(long, value_name = "PATH", env = "AGENT_ADMIN_SOCKET", default_value = DEFAULT_ADMIN_SOCKET, value_parser = parse_socket)]
     admin_socket: PathBuf,
 
-    /// How long a call may take, such as 5s or 1m.
+    /// How long to try, such as 5s or 1m.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
     timeout: Duration,
 }

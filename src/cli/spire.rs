@@ -198,4 +198,35 @@ mod tests {
         }
         assert!(parse("[]").is_err() && parse("x").is_err());
     }
+
+    #[test]
+    fn documentation_of_fields_names_those_that_are_read() {
+        let page = include_str!("../../docs/from-spire.md");
+        let table = page
+            .split("| field | becomes |\n|---|---|\n")
+            .nth(1)
+            .unwrap();
+        let rows = table.lines().take_while(|line| line.starts_with('|'));
+        let cells = rows.filter_map(|row| row.split(" | ").next());
+        let named: Vec<_> = cells
+            .flat_map(|it| it.split('`').skip(1).step_by(2))
+            .collect();
+        for name in &named {
+            let text = format!(r#"{{"entries": [{{"{name}": false}}]}}"#);
+            let error = parse(&text).err().map(|error| format!("{error:#}"));
+            let unknown = error.filter(|error| error.contains("there is no field"));
+            assert_eq!(unknown, None);
+        }
+        let meant = [
+            "entry_id",
+            "spiffe_id",
+            "selectors",
+            "jwt_svid_ttl",
+            "hint",
+            "expires_at",
+        ];
+        for name in WITHOUT_MEANING.iter().chain(&meant) {
+            assert!(named.contains(name), "{name}");
+        }
+    }
 }

@@ -226,9 +226,11 @@ fn unknown(spec: &BlockSpec, name: &str, place: &Place, report: &mut Diagnostics
         return;
     }
     let options = spec.options.iter().map(|option| option.name);
-    let known: Vec<_> = options
+    let mut known: Vec<_> = options
         .chain(spec.blocks.iter().map(|block| block.name))
         .collect();
+    // There is a kind of attestor for each label.
+    known.dedup();
     report.error(
         place,
         format!("there is no {name} in {of}"),

@@ -204,4 +204,6 @@ fn load(path: &Path) -> Result<(Block, Config, Diagnostics), Diagnostics> {
 }
 
 #[cfg(test)]
+pub(crate) mod page;
+#[cfg(test)]
 mod tests;

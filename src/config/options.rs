@@ -357,20 +357,4 @@ pub const RENAMED: &[(&str, &str)] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_option_is_documented_in_a_sentence_and_named_once() {
-        let mut specs = vec![&ROOT];
-        while let Some(spec) = specs.pop() {
-            specs.extend(spec.blocks);
-            assert!(spec.doc.ends_with('.'), "{}", spec.name);
-            for (i, option) in spec.options.iter().enumerate() {
-                assert!(option.doc.ends_with('.'), "{} {}", spec.name, option.name);
-                let again = spec.options[i + 1..].iter().any(|o| o.name == option.name);
-                assert!(!again, "{} {}", spec.name, option.name);
-            }
-        }
-    }
-}
+mod tests;

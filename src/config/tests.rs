@@ -539,3 +539,22 @@ fn a_claim_that_aws_takes_for_the_audience_is_warned_of_by_the_block_that_has_it
     let for_others = with_azp.replace("sts.amazonaws.com", "vault");
     assert_eq!(parse(&for_others).unwrap().1.to_string(), "");
 }
+
+#[test]
+fn documentation_of_reload_names_what_cannot_change() {
+    let agent = "agent {\n  data_dir = \"/d\"\n  runtime_dir = \"/r\"\n  socket_mode = \"0770\"\n  \
+        log_format = \"json\"\n  peer_check = \"connection\"\n  require_peerpidfd = true\n  \
+        probe_interval = \"9s\"\n  shutdown_grace = \"9s\"\n";
+    let limits = "limits {\n  streams_per_connection = 9\n  request_bytes = 9000\n  header_list_bytes = 9000\n}\n\
+        metrics {\n  socket_path = \"/r/m/m.sock\"\n}\n";
+    let other = GOOD.replacen("agent {\n", agent, 1) + limits;
+    let (other, _) = parse(&other.replace("example.org", "other.org")).unwrap();
+    let page = include_str!("../../docs/administration.md");
+    let told = page.split("is refused by name: ").nth(1).unwrap();
+    let told = told.split("\n\n").next().unwrap();
+    let mut told: Vec<_> = told.split('`').skip(1).step_by(2).collect();
+    let mut there = good().fixed_differences(&other);
+    told.sort_unstable();
+    there.sort_unstable();
+    assert_eq!(told, there);
+}
