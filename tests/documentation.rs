@@ -363,7 +363,6 @@ fn exit_codes_are_those_of_the_table() {
     // Those of `agent exec` for its program, as shells have them.
     there.extend([126, 127, 128]);
     let number = Regex::new(r"(?i)exit(?:s| code| codes)?(?: is| with| =|=)? ?(\d+)").unwrap();
-    let listed = Regex::new(r"\n\d+\. ").unwrap();
     let mut count = 0;
     for (path, page) in pages() {
         let tables = page.split("| exit code | means |\n|---|---|\n").skip(1);
@@ -372,7 +371,7 @@ fn exit_codes_are_those_of_the_table() {
         let in_tables = in_tables
             .flat_map(|cell| cell.split(", "))
             .filter_map(|it| it.trim().parse().ok());
-        let told = listed.replace_all(&page, " - ").replace('\n', " ");
+        let told = page.replace('\n', " ");
         let in_words = number
             .captures_iter(&told)
             .filter_map(|found| found[1].parse().ok());

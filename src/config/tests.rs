@@ -541,6 +541,15 @@ fn a_claim_that_aws_takes_for_the_audience_is_warned_of_by_the_block_that_has_it
 }
 
 #[test]
+fn blocks_are_named_once_each_to_whoever_writes_one_that_is_not() {
+    let report = complaints("issuer \"main\"", "telemetry {\n}\nissuer \"main\"");
+    assert!(
+        report.contains("issuer, attestor, entry, token_file"),
+        "{report}"
+    );
+}
+
+#[test]
 fn documentation_of_reload_names_what_cannot_change() {
     let agent = "agent {\n  data_dir = \"/d\"\n  runtime_dir = \"/r\"\n  socket_mode = \"0770\"\n  \
         log_format = \"json\"\n  peer_check = \"connection\"\n  require_peerpidfd = true\n  \
