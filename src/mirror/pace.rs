@@ -32,7 +32,7 @@ impl From<Moment> for Duration {
 
 /// A file's place in a schedule. Those that hold a token go before those that never held one, so that
 /// no crowd of new directories delays a renewal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     /// Whether it never held a token.
     pub first: bool,
@@ -74,9 +74,11 @@ impl Schedule {
         })
     }
 
-    /// The file that is to be written now, if one is.
-    pub fn first_due(&self, now: Moment) -> Option<(Slot, FileNo)> {
-        self.heads().find(|(slot, _)| slot.due <= now)
+    /// The file that is to be written now, if one is: one that holds a token, or rather one that never
+    /// did where it is the turn of those.
+    pub fn first_due(&self, now: Moment, turn_of_firsts: bool) -> Option<(Slot, FileNo)> {
+        let due = self.heads().filter(|(slot, _)| slot.due <= now);
+        due.min_by_key(|(slot, _)| slot.first != turn_of_firsts)
     }
 
     /// When the next file is due.
@@ -170,11 +172,13 @@ mod tests {
         }
         schedule.add(FileNo(99), slot(false, 9));
         let first_due = |schedule: &Schedule, now| {
-            let due = schedule.first_due(secs(now).into());
+            let due = schedule.first_due(secs(now).into(), false);
             due.map(|(_, number)| number)
         };
         assert_eq!(first_due(&schedule, 8), Some(FileNo(0)));
         assert_eq!(first_due(&schedule, 9), Some(FileNo(99)));
+        let turn = schedule.first_due(secs(9).into(), true);
+        assert_eq!(turn.map(|(_, number)| number), Some(FileNo(0)));
         assert_eq!(schedule.next(), Some(secs(0).into()));
         schedule.remove(FileNo(99), slot(false, 9));
         assert_eq!(first_due(&schedule, 9), Some(FileNo(0)));

@@ -176,6 +176,7 @@ pub struct Table {
     files: BTreeMap<FileNo, Box<TokenFile>>,
     /// What is due: of each block with a parameter by its path, and of all others together.
     queues: BTreeMap<PathBuf, Queue>,
+    renewals_in_a_row: u32,
     next: u64,
 }
 

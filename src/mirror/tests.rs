@@ -209,3 +209,29 @@ async fn what_an_earlier_agent_wrote_is_removed_where_nobody_wants_it_and_nothin
     assert_eq!(fs::read(&replaced.path).unwrap(), b"of somebody else");
     assert!(mirror.former.is_empty());
 }
+
+#[tokio::test]
+async fn a_first_token_comes_though_more_renewals_are_due_than_can_be_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let clock = Arc::new(FakeClock::at(1_800_000_000));
+    let files = ["busy", "new"].map(|name| spec(root.join(name)));
+    let mut mirror = mirror(&clock, files.to_vec());
+    mirror.adopt().await;
+    let laid = put(&files[0], &Names::default(), b"token").unwrap();
+    let mut table = mirror.files.lock();
+    let (busy, _) = table.files().next().unwrap();
+    let now = clock.since_boot();
+    table.file_mut(busy).unwrap().written = Some(written(laid, &clock));
+    table.make_due(busy, now);
+    for _ in 0..10 {
+        let batch = table.take_due(now, 1).unwrap();
+        let number = batch.files[0].number;
+        if number != busy {
+            return;
+        }
+        table.landed(number, now, now);
+        table.flight_ended(&batch.plan);
+    }
+    panic!("it waits for ever");
+}

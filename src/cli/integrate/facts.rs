@@ -146,7 +146,7 @@ impl Facts {
         })?;
         let entries: EntrySet = config.entries.iter().cloned().collect();
         let order = spec.order(&entries);
-        let order = order.with_context(|| path.display().to_string())?;
+        let order = order.map_err(|waits| anyhow!("{}: {waits}", path.display()))?;
         let (order, subject) = match (&spec.holder, &spec.parameter, &value) {
             (Holder::Each(template), Some(parameter), None) => {
                 (order, Subject::many(&template.text, parameter))

@@ -11,6 +11,10 @@ use crate::mirror::pace::{FileNo, Moment, Schedule, Slot, retry_after};
 /// So many flights of a block with a parameter are under way at a time.
 const FLIGHTS_OF_BLOCK: usize = 2;
 
+/// After so many flights of renewals, files that wait for their first token have a turn: where more is
+/// due than can be done, those would wait for ever.
+const RENEWALS_TO_A_FIRST: u32 = 3;
+
 /// Files that are to be written together.
 #[derive(Debug)]
 pub struct Batch {
@@ -60,15 +64,22 @@ impl Table {
     /// Takes the files that are to be written next: one, or up to `most` of a block with a parameter.
     /// [`Table::flight_ended`] must follow.
     pub fn take_due(&mut self, now: Duration, most: usize) -> Option<Batch> {
-        let now = now.into();
+        let (now, turn) = (now.into(), self.renewals_in_a_row >= RENEWALS_TO_A_FIRST);
         let queues = self.queues.values_mut().filter(|queue| queue.has_room());
-        let due = queues.filter_map(|queue| Some((queue.schedule.first_due(now)?, queue)));
-        let ((_, first), queue) = due.min_by_key(|(due, _)| *due)?;
-        let plan = Arc::clone(&self.files.get(&first)?.plan);
+        let due = queues.filter_map(|queue| Some((queue.schedule.first_due(now, turn)?, queue)));
+        let order = |slot: Slot, number: FileNo| (slot.first != turn, slot.due, number);
+        let ((slot, number), queue) =
+            due.min_by_key(|((slot, number), _)| order(*slot, *number))?;
+        self.renewals_in_a_row = if slot.first {
+            0
+        } else {
+            self.renewals_in_a_row.saturating_add(1)
+        };
+        let plan = Arc::clone(&self.files.get(&number)?.plan);
         let most = if queue.narrow { most } else { 1 };
         let mut files = Vec::with_capacity(most);
         while files.len() < most
-            && let Some((slot, number)) = queue.schedule.first_due(now)
+            && let Some((slot, number)) = queue.schedule.first_due(now, turn)
             && let Some(file) = self.files.get_mut(&number)
             && Arc::ptr_eq(&file.plan, &plan)
         {
