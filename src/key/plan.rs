@@ -151,14 +151,10 @@ pub enum Next {
 /// What is to be done for the keys of one chain; without `spec` it is not configured any more.
 pub fn next<'a>(
     chain: impl IntoIterator<Item = &'a KeyRecord>,
-    spec: Option<&ChainSpec>,
-    now: &Now,
+    spec: Option<&'a ChainSpec>,
+    now: &'a Now,
 ) -> Next {
-    let chain = Chain {
-        keys: chain.into_iter().collect(),
-        spec,
-        now,
-    };
+    let chain = Chain::new(chain, spec, now);
     match chain.step() {
         Some(step) => Next::Do(step),
         None => Next::Sleep(chain.sleep()),
@@ -169,16 +165,21 @@ pub fn next<'a>(
 /// no successor that is published.
 pub fn ready_in<'a>(
     chain: impl IntoIterator<Item = &'a KeyRecord>,
-    spec: &ChainSpec,
-    now: &Now,
+    spec: &'a ChainSpec,
+    now: &'a Now,
 ) -> Option<Duration> {
-    let chain = Chain {
-        keys: chain.into_iter().collect(),
-        spec: Some(spec),
-        now,
-    };
+    let chain = Chain::new(chain, Some(spec), now);
     let successor = chain.successor(KeyState::Published)?;
     Some(chain.margin_left(successor, spec))
+}
+
+/// When the key that signs is replaced at the soonest, counted from now; `None` where none signs.
+pub fn replaced_in<'a>(
+    chain: impl IntoIterator<Item = &'a KeyRecord>,
+    spec: &'a ChainSpec,
+    now: &'a Now,
+) -> Option<Duration> {
+    Chain::new(chain, Some(spec), now).replaced_in(spec)
 }
 
 struct Chain<'a> {
@@ -188,6 +189,15 @@ struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
+    fn new(
+        keys: impl IntoIterator<Item = &'a KeyRecord>,
+        spec: Option<&'a ChainSpec>,
+        now: &'a Now,
+    ) -> Self {
+        let keys = keys.into_iter().collect();
+        Self { keys, spec, now }
+    }
+
     fn step(&self) -> Option<Step> {
         let Some(spec) = self.spec else {
             return self.wind_up();
@@ -320,6 +330,21 @@ impl<'a> Chain<'a> {
         spec.policy.publish_margin.saturating_sub(proven)
     }
 
+    /// Until the key that signs is over and verifiers can have its successor, which may have to be
+    /// made first.
+    fn replaced_in(&self, spec: &ChainSpec) -> Option<Duration> {
+        let active = self.of(KeyState::Active).next()?;
+        let until_over = match self.why_over(active, spec) {
+            Some(_) => Duration::ZERO,
+            None => (spec.policy.lifespan).saturating_sub(signed_for(active, self.now)),
+        };
+        let successor = self.successor(KeyState::Published);
+        let until_ready = successor.map_or(spec.policy.publish_margin, |successor| {
+            self.margin_left(successor, spec)
+        });
+        Some(until_over.max(until_ready))
+    }
+
     /// A retired key whose tokens have all ended.
     fn outlived(&self) -> Option<&'a KeyRecord> {
         let held_back = self.of(KeyState::Retired).count() > MAX_HELD_BACK;
@@ -347,18 +372,7 @@ impl<'a> Chain<'a> {
 
     /// Until something may be due.
     fn sleep(&self) -> Duration {
-        let ends = self.spec.and_then(|spec| {
-            let active = self.of(KeyState::Active).next()?;
-            let left = spec
-                .policy
-                .lifespan
-                .saturating_sub(signed_for(active, self.now));
-            let successor = self.successor(KeyState::Published)?;
-            Some(match self.why_over(active, spec) {
-                Some(_) => self.margin_left(successor, spec),
-                None => left,
-            })
-        });
+        let ends = self.spec.and_then(|spec| self.replaced_in(spec));
         let left = |key: &KeyRecord| key.keep.saturating_sub(self.retired_for(key));
         let outlived = self.of(KeyState::Retired).map(left);
         let soonest = ends
@@ -371,7 +385,7 @@ impl<'a> Chain<'a> {
 }
 
 /// How long a key has been signing.
-pub fn signed_for(key: &KeyRecord, now: &Now) -> Duration {
+fn signed_for(key: &KeyRecord, now: &Now) -> Duration {
     let since = key.activated.as_ref();
     since.map_or(Duration::ZERO, |at| at.age(now))
 }

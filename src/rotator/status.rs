@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{IssuerSpec, Rotator};
 use crate::issuer::IssuerUrl;
 use crate::jose::Algorithm;
-use crate::key::plan::{ChainSpec, signed_for};
+use crate::key::plan::replaced_in;
 use crate::key::record::{KeyRecord, KeyState, Now};
 
 /// A key that signs for longer than it should is told of after this time.
@@ -131,23 +131,12 @@ fn show(key: &KeyRecord, issuer: &IssuerSpec, all: &[KeyRecord], now: &Now) -> K
     let age = since.map_or(Duration::ZERO, |at| at.age(now));
     let spec = issuer.chains.get(&key.chain.key);
     let lifespan = spec.map_or(Duration::ZERO, |spec| spec.policy.lifespan);
-    let left_of = |active: &KeyRecord, spec: &ChainSpec| {
-        spec.policy.lifespan.saturating_sub(signed_for(active, now))
-    };
     let next_in = match state {
-        KeyState::Active => spec.map(|spec| left_of(key, spec)),
-        KeyState::Retired => Some(key.keep.saturating_sub(age)),
-        KeyState::Published => spec.and_then(|spec| {
-            let mut chain = all.iter().filter(|other| other.chain == key.chain);
-            let active = chain.find(|other| other.state() == KeyState::Active)?;
-            let until_out = spec.policy.publish_margin.saturating_sub(age);
-            let until_over = if active.replace {
-                Duration::ZERO
-            } else {
-                left_of(active, spec)
-            };
-            Some(until_out.max(until_over))
+        KeyState::Active | KeyState::Published => spec.and_then(|spec| {
+            let chain = all.iter().filter(|other| other.chain == key.chain);
+            replaced_in(chain, spec, now)
         }),
+        KeyState::Retired => Some(key.keep.saturating_sub(age)),
         KeyState::Prepared | KeyState::Tainted => None,
     };
     KeyStatus {

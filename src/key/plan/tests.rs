@@ -383,3 +383,20 @@ fn a_wall_clock_set_back_keeps_the_keys_of_tokens_that_look_young_again() {
     world.run(None);
     assert!(world.keys.iter().any(|key| key.jwk.kid() == jwk(1).kid()));
 }
+
+#[test]
+fn what_is_told_of_the_next_replacement_heeds_who_asked_and_what_verifiers_have() {
+    let mut world = World::new();
+    world.run(None);
+    let told = |world: &World| replaced_in(&world.keys, &spec(), &world.now());
+    assert_eq!(told(&world), Some(secs(LIFESPAN)));
+    world.clock.advance(secs(5));
+    assert_eq!(told(&world), Some(secs(LIFESPAN - 5)));
+    let active = |key: &&mut KeyRecord| key.state() == KeyState::Active;
+    world.keys.iter_mut().find(active).unwrap().replace = true;
+    assert_eq!(told(&world), Some(secs(MARGIN - 5)));
+    world.keys.retain(|key| key.state() == KeyState::Active);
+    assert_eq!(told(&world), Some(secs(MARGIN)), "it must be made first");
+    world.keys.clear();
+    assert_eq!(told(&world), None);
+}
