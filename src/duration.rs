@@ -37,6 +37,38 @@ pub fn show_duration(duration: Duration) -> String {
     text
 }
 
+/// A duration as people say it: `3 days`, `1 hour 5 minutes`. Rounded to whole units; below ten of
+/// them to the next smaller ones.
+pub fn duration_in_words(duration: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (86_400, "day"),
+        (3600, "hour"),
+        (60, "minute"),
+        (1, "second"),
+    ];
+    let from = |seconds: u64| {
+        let units = UNITS.into_iter();
+        units.skip_while(move |(unit, _)| *unit > seconds.max(1))
+    };
+    let seconds = duration.as_secs();
+    let mut units = from(seconds).map(|(unit, _)| unit);
+    let unit = units.next().unwrap_or(1);
+    let step = match units.next() {
+        Some(smaller) if seconds / unit < 10 => smaller,
+        _ => unit,
+    };
+    let mut rest = seconds.saturating_add(step / 2) / step * step;
+    let mut words = Vec::new();
+    for (unit, name) in from(rest).take(2) {
+        let many = if rest / unit == 1 { "" } else { "s" };
+        if rest >= unit || words.is_empty() {
+            words.push(format!("{} {name}{many}", rest / unit));
+        }
+        rest %= unit;
+    }
+    words.join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -75,6 +107,32 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn words_are_rounded_to_what_one_wants_to_know() {
+        for (seconds, words) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "1 minute"),
+            (61, "1 minute 1 second"),
+            (599, "9 minutes 59 seconds"),
+            (629, "10 minutes"),
+            (630, "11 minutes"),
+            (3596, "1 hour"),
+            (3600 + 29, "1 hour"),
+            (7199, "2 hours"),
+            (7150, "1 hour 59 minutes"),
+            (86_395, "1 day"),
+            (86_400 + 3600, "1 day 1 hour"),
+            (10 * 86_400 - 10, "10 days"),
+            (400 * 86_400, "400 days"),
+        ] {
+            let told = duration_in_words(Duration::from_secs(seconds));
+            assert_eq!(told, words, "{seconds}");
+        }
+        assert!(duration_in_words(Duration::MAX).ends_with(" days"));
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 //! through them and `tests/architecture.rs` holds them to it.
 //!
 //! - words: `spiffe_id`, `selector`, `entry`, `issuer`, `clock`, `duration`, `limits`,
-//!   `quiet`, `durable` (the only writer of files), `sys` (the only unsafe module)
+//!   `quiet`, `terminal`, `durable` (the only writer of files), `sys` (the only unsafe module)
 //! - signing, pure: `jose`, `svid`, `bundle`
 //! - keys and counts: `key`, `metrics`
 //! - workers: `proc`, `peer`, `conn`, `attest`, `authority`, `publish`, `rotator`,
@@ -69,4 +69,5 @@ mod svid;
 mod sys;
 mod systemd;
 mod telemetry;
+mod terminal;
 mod workload_api;

@@ -1,12 +1,13 @@
 //! Logs: what is written, and how.
 
-use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
+
+use crate::terminal::Look;
 
 /// The least important messages that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,10 @@ pub fn init(spec: LogSpec) {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match spec.format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
-        LogFormat::Text => layer.with_ansi(has_colours()).with_target(false).boxed(),
+        LogFormat::Text => layer
+            .with_ansi(Look::of(&std::io::stderr()).colours)
+            .with_target(false)
+            .boxed(),
     };
     let started = tracing_subscriber::registry()
         .with(filter)
@@ -83,9 +87,4 @@ fn filter(level: LogLevel) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
         .with_target(env!("CARGO_CRATE_NAME"), level)
         .with_target(crate::audit::TARGET, level)
-}
-
-fn has_colours() -> bool {
-    std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

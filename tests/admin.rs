@@ -90,7 +90,8 @@ fn status_and_health_tell_the_same_to_people_and_to_programs() {
     sandbox.token("a");
     let shown = text(&sandbox.run(&["status"]).stdout);
     for word in [
-        "example.org: healthy",
+        "for example.org: ",
+        " healthy, up ",
         "issuer main",
         "ES256",
         "signs since",
@@ -100,7 +101,7 @@ fn status_and_health_tell_the_same_to_people_and_to_programs() {
         assert!(shown.contains(word), "{shown}\nlacks {word}");
     }
     assert!(
-        shown.lines().all(|line| line.chars().count() <= 120),
+        shown.lines().all(|line| line.chars().count() <= 80),
         "{shown}"
     );
     let json = sandbox.run(&["status", "--output", "json"]);

@@ -18,6 +18,7 @@ const FLOORS: [&[&str]; 6] = [
         "limits",
         "quiet",
         "sys",
+        "terminal",
     ],
     &["jose", "svid", "bundle"],
     &["key", "metrics"],

@@ -227,14 +227,16 @@ fn dev_serves_without_configuration_prints_a_working_token_and_cleans_up() {
     let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
     let shown: Vec<String> = lines
         .map(Result::unwrap)
-        .take_while(|line| !line.ends_with(" status"))
+        .take_while(|line| !line.contains("tokens/me"))
         .collect();
     let token = shown
         .iter()
         .find(|line| line.starts_with("eyJ"))
         .expect("a token");
+    let sourced = shown.iter().find_map(|line| line.strip_prefix("  . "));
+    let sourced = fs::read_to_string(sourced.unwrap()).unwrap();
     let exported = |name: &str| {
-        let line = shown.iter().find(|line| line.contains(name)).unwrap();
+        let line = sourced.lines().find(|line| line.contains(name)).unwrap();
         line.split_once('=').unwrap().1
     };
     let socket = exported("SPIFFE_ENDPOINT_SOCKET=");
@@ -266,11 +268,8 @@ fn dev_serves_without_configuration_prints_a_working_token_and_cleans_up() {
     ]);
     let mut refused = refused;
     assert_eq!(refused.output().unwrap().status.code(), Some(3));
-    let mirrored = shown
-        .iter()
-        .find_map(|line| line.trim().strip_prefix("token file"))
-        .unwrap();
-    eventually("the token file is there", || fs::read(mirrored.trim()).ok());
+    let mirrored = exported("SVID_TOKEN_FILE=");
+    eventually("the token file is there", || fs::read(mirrored).ok());
 
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
@@ -322,5 +321,18 @@ fn dev_changes_nothing_that_somebody_else_wrote() {
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
+    assert_eq!(fs::read_to_string(own).unwrap(), "mine");
+}
+
+#[test]
+fn dev_takes_no_file_of_somebody_else_for_its_own() {
+    let temporary = tempfile::tempdir().unwrap();
+    let own = temporary.path().join("env");
+    fs::write(&own, "mine").unwrap();
+    let mut dev = Command::new(binary());
+    let refused = dev.args(["dev", "--dir"]).arg(temporary.path()).output();
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("choose another directory with --dir"));
     assert_eq!(fs::read_to_string(own).unwrap(), "mine");
 }

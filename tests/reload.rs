@@ -392,7 +392,7 @@ fn a_report_of_any_length_reaches_whoever_asked_and_a_new_order_is_a_change() {
     sandbox.configure(&(main_issuer() + &named("a") + &named("b") + &wrong));
     let output = sandbox.run(&["reload"]);
     assert_eq!(output.status.code(), Some(78));
-    assert_eq!(text(&output.stderr).matches(": error: ").count(), 300);
+    assert_eq!(text(&output.stderr).matches(": error: \"x").count(), 300);
     sandbox.configure(&(main_issuer() + &named("b") + &named("a")));
     let output = sandbox.run(&["reload"]);
     assert_eq!(text(&output.stdout).trim(), "the order of entries changed");

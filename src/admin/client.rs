@@ -57,7 +57,8 @@ impl AdminClient {
     /// Why it is not known.
     pub async fn status(&self) -> Result<GetStatusResponse, ClientError> {
         self.in_time(async {
-            let mut stub = AdministrationClient::new(self.connect().await?);
+            let stub = AdministrationClient::new(self.connect().await?);
+            let mut stub = stub.max_decoding_message_size(MAX_ANSWER_BYTES);
             let reply = stub.get_status(GetStatusRequest {}).await;
             Ok(reply.map_err(refused)?.into_inner())
         })

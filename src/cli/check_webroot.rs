@@ -1,17 +1,19 @@
 //! `agent check-webroot`: would those who verify tokens take what is published?
 
-use std::fmt::Write;
-
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, Exit, Outcome, OutputFormat, complain, count, say};
+use super::screen::Screen;
+use super::{
+    ConfigArgs, Exit, Outcome, OutputFormat, Progress, count, look_of_output, problem, say,
+};
 use crate::config::Config;
 use crate::jose::Algorithm;
 use crate::publish::check::{Finding, Places, Severity, Verdict};
 use crate::publish::examine::examine;
 use crate::rotator::IssuerSpec;
 use crate::svid::algorithms;
+use crate::terminal::Style;
 
 /// Check the webroot of every issuer as a verifier would, from its files alone.
 ///
@@ -34,14 +36,16 @@ pub(super) fn check_webroot(args: &CheckWebrootArgs) -> Outcome {
     let (config, _) = match Config::load(&args.config.config) {
         Ok(loaded) => loaded,
         Err(report) => {
-            complain(report.to_string().trim_end());
+            problem::diagnosed(report.iter());
             return Ok(Exit::Config);
         }
     };
     let issuers = config.issuers.iter();
+    let progress = Progress::of("reading webroots");
     let checked: Vec<_> = issuers
         .map(|issuer| (issuer, examine(&issuer.webroot)))
         .collect();
+    drop(progress);
     let ok = checked.iter().all(|(_, verdict)| verdict.is_ok());
     match args.output {
         OutputFormat::Json => {
@@ -49,21 +53,31 @@ pub(super) fn check_webroot(args: &CheckWebrootArgs) -> Outcome {
             say(format_args!("{:#}", json!({"ok": ok, "issuers": issuers})))?;
         }
         OutputFormat::Text => {
-            let blocks: Vec<_> = checked.iter().map(|(i, v)| to_text(i, v)).collect();
-            say(blocks.join("\n").trim_end())?;
+            let mut screen = Screen::new(look_of_output());
+            for (issuer, verdict) in &checked {
+                show(&mut screen, issuer, verdict);
+                screen.gap();
+            }
+            say(screen.finish())?;
         }
     }
     Ok(if ok { Exit::Success } else { Exit::Failure })
 }
 
 /// A block for people.
-fn to_text(issuer: &IssuerSpec, verdict: &Verdict) -> String {
+fn show(screen: &mut Screen, issuer: &IssuerSpec, verdict: &Verdict) {
     let places = Places::of(&issuer.webroot);
-    let mut text = format!("issuer {}  {}\n", issuer.name, issuer.webroot.url);
-    let _ = writeln!(text, "  discovery  {}", places.discovery.display());
-    let _ = writeln!(text, "  jwks       {}", places.jwks.display());
-    if verdict.has_bundle {
-        let _ = writeln!(text, "  bundle     {}", places.bundle.display());
+    let name = format!("issuer {}", issuer.name);
+    let url = format!("  {}", issuer.webroot.url);
+    screen.line(&[(Style::Bold, &name), (Style::Plain, &url)]);
+    let bundle = verdict.has_bundle.then_some(("bundle", &places.bundle));
+    let documents = [("discovery", &places.discovery), ("jwks", &places.jwks)];
+    for (name, path) in documents.into_iter().chain(bundle) {
+        let path = path.display().to_string();
+        screen.line(&[
+            (Style::Dim, &format!("  {name:<11}")),
+            (Style::Plain, &path),
+        ]);
     }
     let tally = |severity, one, many| match verdict.count(severity) {
         0 => None,
@@ -71,47 +85,35 @@ fn to_text(issuer: &IssuerSpec, verdict: &Verdict) -> String {
     };
     let errors = tally(Severity::Error, "error", "errors");
     let warnings = tally(Severity::Warning, "warning", "warnings");
-    let says = if errors.is_none() {
+    let (style, says) = if errors.is_none() {
         let keys = count(verdict.keys.len(), "key", "keys");
-        format!("ok: {keys}, algorithms {}", names(verdict).join(", "))
+        let names = names(verdict).join(", ");
+        (Style::Good, format!("ok: {keys}, algorithms {names}"))
     } else {
-        "not ok".to_owned()
+        (Style::Bad, "not ok".to_owned())
     };
     let parts: Vec<_> = [Some(says), errors, warnings]
         .into_iter()
         .flatten()
         .collect();
-    let _ = writeln!(text, "  {}", parts.join("; "));
+    screen.paragraph(style, "  ", "    ", &parts.join("; "));
     for finding in &verdict.findings {
-        finding_text(&mut text, finding);
+        show_finding(screen, finding);
     }
-    text
 }
 
-fn finding_text(text: &mut String, finding: &Finding) {
+fn show_finding(screen: &mut Screen, finding: &Finding) {
     const INDENT: &str = "           ";
-    let path = finding.path.display();
-    let _ = writeln!(text, "  {:<8} {path}", severity(finding.severity));
-    wrap(text, INDENT, &finding.message);
-    wrap(text, INDENT, &format!("help: {}", finding.help));
-}
-
-/// Adds lines of at most 80 columns, where words allow it.
-fn wrap(text: &mut String, indent: &str, sentence: &str) {
-    const COLUMNS: usize = 80;
-    let mut line = String::new();
-    for word in sentence.split(' ') {
-        let width = indent.len() + line.chars().count() + 1 + word.chars().count();
-        if !line.is_empty() && width > COLUMNS {
-            let _ = writeln!(text, "{indent}{line}");
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    let _ = writeln!(text, "{indent}{line}");
+    let style = match finding.severity {
+        Severity::Error => Style::Bad,
+        Severity::Warning => Style::Doubtful,
+    };
+    let word = format!("  {:<9}", severity(finding.severity));
+    let path = finding.path.display().to_string();
+    screen.line(&[(style, &word), (Style::Plain, &path)]);
+    screen.paragraph(Style::Plain, INDENT, INDENT, &finding.message);
+    let help = format!("help: {}", finding.help);
+    screen.paragraph(Style::Action, INDENT, INDENT, &help);
 }
 
 fn to_json(issuer: &IssuerSpec, verdict: &Verdict) -> Value {

@@ -1,6 +1,7 @@
 //! `agent dev`: an agent for the current user, without any configuration.
 
-use std::fmt::Write;
+mod welcome;
+
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,14 +10,14 @@ use anyhow::Context;
 use clap::Args;
 use nix::unistd::Uid;
 
+use self::welcome::Welcome;
 use super::place::{make_private, remove, runtime_dir};
 use super::run::serve;
-use super::{Exit, Failure, Outcome, quote, say};
+use super::{Exit, Failure, Outcome, Progress, advised, look_of_output, quote, say};
 use crate::config::Config;
 use crate::durable::{Attributes, Dir, Persistence};
-use crate::jose::jws::Unverified;
 use crate::socket::MAX_SOCKET_PATH;
-use crate::telemetry;
+use crate::telemetry::{self, LogLevel, LogSpec};
 use crate::workload_api::client::WorkloadClient;
 
 /// Try the agent out: serve the current user, without any configuration, until Ctrl-C.
@@ -29,52 +30,89 @@ pub struct DevArgs {
     /// new directory that is removed at the end.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+
+    /// Show the log of the agent too.
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 const AUDIENCE: &str = "test";
-/// The configuration, in the directory.
-const FILE: &str = "agent.conf";
-/// The longest name below the directory that a socket has.
-const LONGEST: &str = "/private/admin.sock";
+/// What is in the directory.
+const CONFIGURATION: &str = "agent.conf";
+const ENVIRONMENT: &str = "env";
+const SOCKET: &str = "api/api.sock";
+const ADMIN_SOCKET: &str = "private/admin.sock";
+const TOKEN_FILE: &str = "tokens/me";
+const WEBROOT: &str = "webroot/dev";
+
+/// How the file for shells begins, so that it is not mistaken for one of somebody else.
+const ENVIRONMENT_BEGINS: &str = "# Written by agent dev";
 
 pub(super) fn dev(args: &DevArgs) -> Outcome {
     let place = Place::choose(args)?;
     let text = configuration(&place.path);
-    let (config, _) = Config::parse(&place.path.join(FILE), &text)
+    let (config, _) = Config::parse(&place.path.join(CONFIGURATION), &text)
         .map_err(|report| Failure::new(Exit::Config, anyhow::Error::msg(report.to_string())))?;
-    telemetry::init(config.log);
+    telemetry::init(LogSpec {
+        level: if args.verbose {
+            LogLevel::Info
+        } else {
+            LogLevel::Error
+        },
+        ..config.log
+    });
     let client = WorkloadClient {
         socket: config.socket_path.clone(),
         timeout: Duration::from_secs(5),
         wait: true,
     };
-    let path = place.path.clone();
+    let progress = Progress::of("making a signing key");
+    let (path, temporary) = (place.path.clone(), place.temporary);
     let served = serve(config, None, || async move {
-        let kept = keep_configuration(&path, &text)?;
+        let dir = Dir::open(&path)?;
+        let keeps_configuration = keep_configuration(&dir, &text)?;
+        put_environment(&dir, &environment(&path)?)?;
         let svids = client.fetch_jwt(&[AUDIENCE.to_owned()], None).await?;
-        let token = svids.first().map_or("", |svid| &svid.svid);
-        say(welcome(&path, kept, token)?)?;
+        let welcome = Welcome {
+            directory: &path,
+            temporary,
+            keeps_configuration,
+            token: svids.first().map_or("", |svid| &svid.svid),
+        };
+        drop(progress);
+        say(welcome.show(look_of_output())?)?;
         Ok(())
     });
-    served.map_err(|failure| failure.with_help("choose another directory with --dir"))
+    served.map_err(|failure| failure.or_help("choose another directory with --dir"))
 }
 
 /// Keeps the configuration beside the rest, to be read and changed; one that somebody else wrote
 /// or changed stays as it is. Tells whether it is there.
-fn keep_configuration(directory: &Path, text: &str) -> anyhow::Result<bool> {
-    let dir = Dir::open(directory)?;
-    match dir.read(FILE) {
+fn keep_configuration(dir: &Dir, text: &str) -> anyhow::Result<bool> {
+    match dir.read(CONFIGURATION) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            dir.replace(
-                FILE,
-                text.as_bytes(),
-                Attributes::own(0o600),
-                Persistence::Volatile,
-            )?;
+            put(dir, CONFIGURATION, text)?;
             Ok(true)
         }
         found => Ok(found.is_ok_and(|found| found == text.as_bytes())),
     }
+}
+
+/// Writes the file for shells, unless there is one of somebody else.
+fn put_environment(dir: &Dir, text: &str) -> anyhow::Result<()> {
+    match dir.read(ENVIRONMENT) {
+        Ok(found) if !found.starts_with(ENVIRONMENT_BEGINS.as_bytes()) => {
+            let path = dir.path().join(ENVIRONMENT);
+            anyhow::bail!("{} was not written by agent dev", path.display())
+        }
+        _ => put(dir, ENVIRONMENT, text),
+    }
+}
+
+fn put(dir: &Dir, name: &str, text: &str) -> anyhow::Result<()> {
+    let own = Attributes::own(0o600);
+    dir.replace(name, text.as_bytes(), own, Persistence::Volatile)?;
+    Ok(())
 }
 
 /// Where the agent lives.
@@ -90,12 +128,15 @@ impl Place {
             (None, Some(runtime)) => (runtime.join("svid-agent"), false),
             (None, None) => (make_private(&std::env::temp_dir())?, true),
         };
-        let length = std::path::absolute(&path)?.as_os_str().len() + LONGEST.len();
-        anyhow::ensure!(
-            length <= MAX_SOCKET_PATH,
-            "{} is too long for the path of a socket, which has {MAX_SOCKET_PATH} bytes at most: choose a shorter directory with --dir",
-            path.display()
-        );
+        let longest = std::path::absolute(&path)?.join(ADMIN_SOCKET);
+        let length = longest.as_os_str().len();
+        if length > MAX_SOCKET_PATH {
+            let reason = anyhow::anyhow!(
+                "{} is too long for the path of a socket, which has {MAX_SOCKET_PATH} bytes at most",
+                path.display()
+            );
+            return Err(advised(reason, "choose a shorter directory with --dir"));
+        }
         if !temporary {
             let made = std::fs::DirBuilder::new()
                 .recursive(true)
@@ -121,7 +162,7 @@ impl Drop for Place {
 
 /// The configuration as a text, so that it can be read, kept and changed.
 fn configuration(directory: &Path) -> String {
-    let tokens = quoted(&directory.join("tokens").join("me"));
+    let tokens = quoted(&directory.join(TOKEN_FILE));
     let directory = quoted(directory);
     let uid = Uid::effective();
     format!(
@@ -162,77 +203,23 @@ fn quoted(path: &Path) -> String {
     quote::hcl(&path.to_string_lossy())
 }
 
-/// What somebody sees who starts it for the first time.
-fn welcome(directory: &Path, kept: bool, token: &str) -> anyhow::Result<String> {
+/// What a shell of another terminal sources.
+fn environment(directory: &Path) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("this program cannot be found")?;
-    let agent = shell(&program);
-    let address = |place: &str| {
-        let path = directory.join(place);
-        shell(Path::new(&format!("unix://{}", path.display())))
-    };
-    let (socket, admin) = (address("api/api.sock"), address("private/admin.sock"));
-    let file = shell(&directory.join("tokens/me"));
-    let unverified = Unverified::parse(token).context("the agent gave no usable token")?;
-    let subject = unverified
-        .untrusted_payload()
-        .get("sub")
-        .and_then(|sub| sub.as_str());
-    let mut text = String::new();
-    writeln!(
-        text,
-        "agent dev serves uid {} until Ctrl-C.",
-        Uid::effective()
-    )?;
-    writeln!(text)?;
-    for (name, place) in [
-        ("socket", "api/api.sock"),
-        ("token file", "tokens/me"),
-        ("webroot", "webroot/dev"),
-        ("configuration", FILE),
-    ] {
-        if place == FILE && !kept {
-            continue;
-        }
-        writeln!(text, "  {name:<14} {}", directory.join(place).display())?;
-    }
-    writeln!(text)?;
-    writeln!(
-        text,
-        "A token of {} for the audience {AUDIENCE}:",
-        subject.unwrap_or("nobody")
-    )?;
-    writeln!(text, "\n{token}\n")?;
-    writeln!(text, "In another terminal:\n")?;
-    writeln!(text, "  export SPIFFE_ENDPOINT_SOCKET={socket}")?;
-    writeln!(text, "  export AGENT_ADMIN_SOCKET={admin}")?;
-    writeln!(text, "  export SVID_TOKEN_FILE={file}\n")?;
-    writeln!(text, "Then try:\n")?;
-    for (what, command) in [
-        (
-            "fetch a token",
-            format!("{agent} fetch-jwt --audience {AUDIENCE}"),
-        ),
-        (
-            "validate the one in the file",
-            format!("{agent} validate-jwt --audience {AUDIENCE} --file \"$SVID_TOKEN_FILE\""),
-        ),
-        (
-            "be refused an identity that is not yours",
-            format!("{agent} fetch-jwt --audience {AUDIENCE} --spiffe-id spiffe://dev.test/other"),
-        ),
-        (
-            "see keys, files and who has called",
-            format!("{agent} status"),
-        ),
-    ] {
-        writeln!(text, "  # {what}\n  {command}\n")?;
-    }
-    Ok(text.trim_end().to_owned())
-}
-
-/// A path as a word of a shell command.
-fn shell(path: &Path) -> String {
-    quote::shell(&path.to_string_lossy())
+    let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
+    let address = |socket: &str| quote::shell(&format!("unix://{}", path(socket)));
+    Ok(format!(
+        r#"{ENVIRONMENT_BEGINS}; a shell sources it to find this agent.
+export SPIFFE_ENDPOINT_SOCKET={}
+export AGENT_ADMIN_SOCKET={}
+export SVID_TOKEN_FILE={}
+agent() {{ {} "$@"; }}
+"#,
+        address(SOCKET),
+        address(ADMIN_SOCKET),
+        quote::shell(&path(TOKEN_FILE)),
+        quote::shell(&program.to_string_lossy()),
+    ))
 }
 
 #[cfg(test)]

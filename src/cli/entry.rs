@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use self::show::{entry_json, entry_text};
 use super::spire::{self, Imported};
-use super::{AdminArgs, Exit, Outcome, OutputFormat, complain, parse_timeout, runtime, say};
+use super::{AdminArgs, Exit, Failure, Outcome, OutputFormat, ask, parse_timeout, problem, say};
 use crate::pb::admin::{Entry, EntrySpec, ListEntriesRequest, Made, NewEntry, SelectorMatch};
 use crate::proto_json::object;
 
@@ -218,19 +218,19 @@ pub(super) fn entry(args: &EntryArgs) -> Outcome {
         EntryCommand::Create(args) => create(args),
         EntryCommand::Update(args) => {
             let client = args.admin.client();
-            let made = runtime()?.block_on(client.update(&args.id, args.spec.to_spec()))?;
+            let made = ask(client.update(&args.id, args.spec.to_spec()))?;
             warn(&made);
             Ok(Exit::Success)
         }
         EntryCommand::Delete(args) => {
-            runtime()?.block_on(args.admin.client().delete(&args.id))?;
+            ask(args.admin.client().delete(&args.id))?;
             Ok(Exit::Success)
         }
         EntryCommand::Import(args) => import(args),
     }
 }
 
-fn find(args: &ListArgs) -> anyhow::Result<Vec<Entry>> {
+fn find(args: &ListArgs) -> Result<Vec<Entry>, Failure> {
     let matching = match args.match_selectors_on {
         Match::Superset => SelectorMatch::Superset,
         Match::Subset => SelectorMatch::Subset,
@@ -244,7 +244,7 @@ fn find(args: &ListArgs) -> anyhow::Result<Vec<Entry>> {
         selectors: args.selector.clone(),
         r#match: matching.into(),
     };
-    Ok(runtime()?.block_on(args.admin.client().list(filter))?)
+    ask(args.admin.client().list(filter))
 }
 
 fn list(args: &ListArgs) -> Outcome {
@@ -277,7 +277,7 @@ fn show(args: &OneArgs) -> Outcome {
         id: args.id.clone(),
         ..ListEntriesRequest::default()
     };
-    let found = runtime()?.block_on(args.admin.client().list(filter))?;
+    let found = ask(args.admin.client().list(filter))?;
     // An empty id filters nothing.
     let entry = found
         .iter()
@@ -296,7 +296,7 @@ fn create(args: &CreateArgs) -> Outcome {
         spec: Some(args.spec.to_spec()),
         kept: None,
     };
-    let results = runtime()?.block_on(args.admin.client().create(vec![entry]))?;
+    let results = ask(args.admin.client().create(vec![entry]))?;
     let result = results
         .into_iter()
         .next()
@@ -318,13 +318,12 @@ fn import(args: &ImportArgs) -> Outcome {
     };
     let Imported { entries, warnings } = spire::parse(&text).with_context(problem)?;
     for warning in warnings {
-        complain(format_args!("agent: {warning}"));
+        problem::warning(warning);
     }
     let client = args.admin.client();
-    let runtime = runtime()?;
     let (mut made, mut failed) = (0, 0);
     for batch in entries.chunks(BATCH) {
-        let results = runtime.block_on(client.create(batch.to_vec()))?;
+        let results = ask(client.create(batch.to_vec()))?;
         for (entry, result) in batch.iter().zip(results) {
             match result.made {
                 Some(done) => {
@@ -334,7 +333,7 @@ fn import(args: &ImportArgs) -> Outcome {
                 None => {
                     failed += 1;
                     let id = entry.spec.as_ref().map_or("", |spec| &spec.spiffe_id);
-                    complain(format_args!("agent: {id}: {}", result.error));
+                    problem::error(format_args!("{id}: {}", result.error));
                 }
             }
         }
@@ -349,6 +348,6 @@ fn import(args: &ImportArgs) -> Outcome {
 
 fn warn(made: &Made) {
     for warning in &made.warnings {
-        complain(format_args!("agent: warning: {warning}"));
+        problem::warning(warning);
     }
 }

@@ -18,7 +18,7 @@ use tokio::signal::unix::{self, SignalKind};
 
 use super::place::{make_private, remove, runtime_dir};
 use super::token::IdentityArgs;
-use super::{Exit, Failure, Outcome, parse_audience, runtime};
+use super::{Exit, Failure, Outcome, Progress, advised, parse_audience, runtime};
 use crate::durable::{Attributes, Dir, Persistence};
 use crate::pb::Jwtsvid;
 
@@ -71,7 +71,9 @@ const FORWARDED: [Signal; 6] = [
 pub(super) fn exec(args: &ExecArgs) -> Outcome {
     runtime()?.block_on(async {
         let request = args.identity.request(args.audience.clone());
+        let progress = Progress::of("waiting for a token");
         let svids = request.fetch().await?;
+        drop(progress);
         // Before there is anything to clean up, and before there is anybody to tell.
         let signals = Signals::catch()?;
         let home = Home::make()?;
@@ -102,7 +104,8 @@ impl Home {
             }),
             Err(error) => {
                 remove(&path);
-                Err(error.context("no place for the token; name a directory of yours with TMPDIR"))
+                let error = error.context("no place for the token");
+                Err(advised(error, "name a directory of yours with TMPDIR"))
             }
         }
     }
@@ -139,8 +142,8 @@ fn spawn(args: &ExecArgs, home: &Home) -> Result<Child, Failure> {
             _ => (126, "is it a program, and may you execute it?"),
         };
         let program = program.display();
-        let reason = anyhow::anyhow!("cannot run {program}: {error}; {help}");
-        Failure::new(Exit::Code(code), reason)
+        let reason = anyhow::Error::new(error).context(format!("cannot run {program}"));
+        Failure::new(Exit::Code(code), advised(reason, help))
     })
 }
 

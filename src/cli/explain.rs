@@ -9,8 +9,8 @@ use clap::Args;
 
 use self::show::{to_json, to_text};
 use super::{
-    DEFAULT_ADMIN_SOCKET, DEFAULT_SOCKET, Exit, Outcome, OutputFormat, parse_audience,
-    parse_socket, parse_timeout, runtime, say,
+    DEFAULT_ADMIN_SOCKET, DEFAULT_SOCKET, Exit, Outcome, OutputFormat, ask, look_of_output,
+    parse_audience, parse_socket, parse_timeout, say,
 };
 use crate::admin::client::AdminClient;
 use crate::pb::admin::ExplainProcessRequest;
@@ -72,7 +72,7 @@ pub(super) fn explain(args: &ExplainArgs) -> Outcome {
                 audience,
                 spiffe_id,
             };
-            runtime()?.block_on(client.explain(request))?
+            ask(client.explain(request))?
         }
         None => {
             let client = WorkloadClient {
@@ -84,12 +84,12 @@ pub(super) fn explain(args: &ExplainArgs) -> Outcome {
                 audience,
                 spiffe_id,
             };
-            runtime()?.block_on(client.explain(request))?
+            ask(client.explain(request))?
         }
     };
     match args.output {
         OutputFormat::Json => say(format_args!("{:#}", to_json(&explained)))?,
-        OutputFormat::Text => say(to_text(&explained, args.pid.is_none()).trim_end())?,
+        OutputFormat::Text => say(to_text(&explained, args.pid.is_none(), look_of_output()))?,
     }
     let gets = given(&explained).next().is_some();
     Ok(if gets {

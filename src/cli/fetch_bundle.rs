@@ -7,8 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::place::put_public;
-use super::{Exit, Outcome, SocketArgs, complain, runtime, say};
-use crate::workload_api::client::ClientError;
+use super::{Exit, Failure, Outcome, SocketArgs, problem, runtime, say};
 
 /// Between two streams of `--watch`.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -48,23 +47,18 @@ pub(super) fn fetch_bundle(args: &FetchBundleArgs) -> Outcome {
         loop {
             match follow(args).await {
                 Ok(()) => return Ok(Exit::Success),
-                Err(error) if args.watch && is_passing(&error) => {
-                    complain(format_args!("agent: {error:#}; trying again"));
+                Err(failure) if args.watch && failure.is_passing() => {
+                    problem::warning(format_args!("{}; trying again", failure.what()));
                     tokio::time::sleep(PAUSE).await;
                 }
-                Err(error) => return Err(error.into()),
+                Err(failure) => return Err(failure),
             }
         }
     })
 }
 
-fn is_passing(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<ClientError>();
-    error.is_some_and(|error| error.is_passing(true))
-}
-
 /// Delivers what one stream brings: the first message, or with `--watch` all of them.
-async fn follow(args: &FetchBundleArgs) -> anyhow::Result<()> {
+async fn follow(args: &FetchBundleArgs) -> Result<(), Failure> {
     let mut bundles = args.socket.client().bundles().await?;
     loop {
         if let Some((_, document)) = bundles.next().await?.into_iter().next() {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::put_secret;
 use super::token::{IdentityArgs, Request, claim, expiry, show_time};
-use super::{Exit, Failure, Outcome, causes, parse_audience, runtime, say};
+use super::{Exit, Failure, Outcome, Progress, advised, parse_audience, runtime, say};
 use crate::clock::{Clock, SystemClock, unix_seconds};
 use crate::duration::show_duration;
 use crate::pb::Jwtsvid;
@@ -104,7 +104,10 @@ async fn fetch(args: &FetchJwtArgs) -> Outcome {
     if args.watch {
         return watch(&request, &sink).await;
     }
-    sink.deliver(&request.fetch().await?)?;
+    let progress = Progress::of("waiting for a token");
+    let svids = request.fetch().await?;
+    drop(progress);
+    sink.deliver(&svids)?;
     Ok(Exit::Success)
 }
 
@@ -136,11 +139,15 @@ fn audience(args: &FetchJwtArgs) -> Result<Vec<String>, Failure> {
     }
     let wrong = |reason| Failure::new(Exit::Usage, reason);
     if args.output != TokenFormat::GcpExecutable {
-        let reason = "say whom the token is for, with --audience";
-        return Err(wrong(anyhow::anyhow!(reason)));
+        let reason = anyhow::anyhow!("it is not said whom the token is for");
+        return Err(wrong(advised(reason, "name the audience with --audience")));
     }
-    let audience = variable(GOOGLE_AUDIENCE).with_context(|| {
-        format!("say whom the token is for, with --audience or {GOOGLE_AUDIENCE}")
+    let audience = variable(GOOGLE_AUDIENCE).ok_or_else(|| {
+        let reason = anyhow::anyhow!("it is not said whom the token is for");
+        advised(
+            reason,
+            format!("name the audience with --audience or {GOOGLE_AUDIENCE}"),
+        )
     });
     let audience = audience.and_then(|text| parse_audience(&text).context(GOOGLE_AUDIENCE));
     Ok(vec![audience.map_err(wrong)?])
@@ -232,7 +239,7 @@ fn google_failure(failure: &Failure) -> Value {
         Exit::Usage => "USAGE",
         _ => "FAILED",
     };
-    let message = causes(&failure.reason);
+    let message = failure.sentence();
     json!({ "version": 1, "success": false, "code": code, "message": message })
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::status::{file_text, file_to_json};
-use super::{AdminArgs, Exit, Outcome, OutputFormat, runtime, say};
+use super::status::file_to_json;
+use super::{AdminArgs, Exit, Outcome, OutputFormat, ask, say};
 use crate::clock::{Clock, SystemClock, unix_seconds};
 use crate::duration::show_duration;
 use crate::pb::admin::TokenFile;
@@ -26,7 +26,7 @@ pub struct FilesArgs {
 }
 
 pub(super) fn files(args: &FilesArgs) -> Outcome {
-    let status = runtime()?.block_on(args.admin.client().status())?;
+    let status = ask(args.admin.client().status())?;
     let files = &status.token_files;
     match args.output {
         OutputFormat::Json => {
@@ -63,5 +63,20 @@ fn state(file: &TokenFile, now: u64) -> String {
         told
     } else {
         format!("{told}, written again in {next}")
+    }
+}
+
+/// How the token of a file stands.
+fn file_text(file: &TokenFile, now: u64) -> String {
+    let left = file.expires_at.saturating_sub(now);
+    let state = match (file.expires_at, left) {
+        (0, _) => "no token".to_owned(),
+        (_, 0) => "expired".to_owned(),
+        _ => format!("{} left", show_duration(Duration::from_secs(left))),
+    };
+    if file.error.is_empty() {
+        state
+    } else {
+        format!("{state}: {}", file.error)
     }
 }

@@ -23,7 +23,7 @@ use clap::{Args, Subcommand};
 use self::facts::{Facts, plain_name};
 use self::limits::{Concern, Limits, check};
 use self::text::{Blanks, comment};
-use super::{ConfigArgs, Exit, Failure, Outcome, complain, parse_audience, say};
+use super::{ConfigArgs, Exit, Failure, Outcome, complain, parse_audience, problem, say};
 use crate::config::Config;
 use crate::publish::check::Severity;
 
@@ -151,10 +151,9 @@ pub(super) fn integrate(args: &IntegrateArgs) -> Outcome {
 
 /// The configuration, if it is good; what is wrong with it is told.
 fn load(args: &ConfigArgs) -> Option<Config> {
-    let told = |report: &dyn std::fmt::Display| complain(report.to_string().trim_end());
     Config::load(&args.config)
         .map(|(config, _)| config)
-        .inspect_err(|report| told(report))
+        .inspect_err(|report| problem::diagnosed(report.iter()))
         .ok()
 }
 

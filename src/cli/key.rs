@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::status::key_to_json;
-use super::{AdminArgs, Exit, Outcome, OutputFormat, runtime, say};
+use super::{AdminArgs, Exit, Outcome, OutputFormat, ask, say};
 use crate::duration::show_duration;
 use crate::pb::admin::{Issuer, Key};
 
@@ -85,7 +85,7 @@ pub(super) fn run(args: &KeyArgs) -> Outcome {
 }
 
 fn list(args: &ListArgs) -> Outcome {
-    let status = runtime()?.block_on(args.admin.client().status())?;
+    let status = ask(args.admin.client().status())?;
     match args.output {
         OutputFormat::Json => {
             let key = |issuer: &Issuer, key: &Key| {
@@ -122,7 +122,7 @@ fn list(args: &ListArgs) -> Outcome {
 
 fn rotate(args: &RotateArgs) -> Outcome {
     let client = args.admin.client();
-    let done = runtime()?.block_on(client.rotate_key(&args.issuer, &args.key))?;
+    let done = ask(client.rotate_key(&args.issuer, &args.key))?;
     let chain = format!("{}/{}", done.issuer, done.key);
     if done.kid.is_empty() {
         let wait = show_duration(Duration::from_secs(done.ready_in));
@@ -137,7 +137,7 @@ fn rotate(args: &RotateArgs) -> Outcome {
 
 fn taint(args: &TaintArgs) -> Outcome {
     let client = args.admin.client();
-    let successor = runtime()?.block_on(client.taint_key(&args.kid))?;
+    let successor = ask(client.taint_key(&args.kid))?;
     say(format_args!(
         "{} is out of use and out of every document",
         args.kid
@@ -149,7 +149,7 @@ fn taint(args: &TaintArgs) -> Outcome {
 }
 
 /// What a key has done and what comes next, in words.
-pub(super) fn describe(key: &Key) -> String {
+fn describe(key: &Key) -> String {
     let of = |seconds| show_duration(Duration::from_secs(seconds));
     let age = of(key.age);
     let next = key.next_in.map(of);

@@ -5,6 +5,7 @@ mod dev;
 mod entry;
 mod exec;
 mod explain;
+mod failure;
 mod fetch_bundle;
 mod fetch_jwt;
 mod files;
@@ -12,8 +13,11 @@ mod integrate;
 mod key;
 mod pages;
 mod place;
+mod problem;
+mod progress;
 mod quote;
 mod run;
+mod screen;
 mod spire;
 mod status;
 mod token;
@@ -23,96 +27,19 @@ mod validate_jwt;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::failure::Exit;
+use self::failure::{Failure, Outcome, advised};
+use self::progress::Progress;
 use crate::admin::client::AdminClient;
 use crate::agent::VERSION;
 use crate::duration::parse_duration;
 use crate::entry::{Audience, AudienceError};
+use crate::terminal::Look;
 use crate::workload_api::client::{ClientError, WorkloadClient};
-
-/// How a command ended, as its exit code tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// Done.
-    Success,
-    /// It did not work, or was refused.
-    Failure,
-    /// The command line makes no sense.
-    Usage,
-    /// The caller has no identity that fits.
-    NoIdentity,
-    /// Nobody listens, or nobody could answer in time.
-    NoAgent,
-    /// A fault of the program.
-    Internal,
-    /// The configuration is wrong.
-    Config,
-    /// As a program ended that was run, or could not be.
-    Code(u8),
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Success => 0,
-            Exit::Failure => 1,
-            Exit::Usage => 2,
-            Exit::NoIdentity => 3,
-            Exit::NoAgent => 4,
-            Exit::Internal => 70,
-            Exit::Config => 78,
-            Exit::Code(code) => code,
-        })
-    }
-}
-
-/// A failure that was not yet told to anybody, and how the command ends for it.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    exit: Exit,
-    reason: anyhow::Error,
-}
-
-impl Failure {
-    fn new(exit: Exit, reason: impl Into<anyhow::Error>) -> Self {
-        Self {
-            exit,
-            reason: reason.into(),
-        }
-    }
-}
-
-impl Failure {
-    /// The same failure, and what to do about it.
-    fn with_help(self, help: &str) -> Self {
-        let reason = anyhow::anyhow!("{}; {help}", causes(&self.reason));
-        Self { reason, ..self }
-    }
-
-    /// Whether the reader of our output went away, as `head` does.
-    fn is_closed_pipe(&self) -> bool {
-        let error = self.reason.downcast_ref::<io::Error>();
-        error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    }
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(reason: E) -> Self {
-        let reason = reason.into();
-        let exit = match reason.downcast_ref::<ClientError>() {
-            Some(ClientError::NoIdentity(_)) => Exit::NoIdentity,
-            Some(ClientError::NobodyListens { .. } | ClientError::Unavailable(_)) => Exit::NoAgent,
-            _ => Exit::Failure,
-        };
-        Self { exit, reason }
-    }
-}
-
-type Outcome = Result<Exit, Failure>;
 
 const DEFAULT_CONFIG: &str = "/etc/agent/agent.conf";
 const DEFAULT_SOCKET: &str = "/run/agent/api/api.sock";
@@ -256,10 +183,9 @@ pub fn main() -> Exit {
         Ok(cli) => cli,
         Err(error) => {
             if !error.use_stderr() {
-                let _ = error.print();
-                return Exit::Success;
+                return told(&error);
             }
-            complain(usage(&error).trim_end());
+            problem::usage(&error);
             return Exit::Usage;
         }
     };
@@ -285,36 +211,22 @@ pub fn main() -> Exit {
     };
     outcome.unwrap_or_else(|failure| {
         if !failure.is_closed_pipe() {
-            complain(format_args!("agent: {}", causes(&failure.reason)));
+            problem::failed(&failure);
         }
         failure.exit
     })
 }
 
-/// An error and its causes, each told once: many messages name their cause already.
-fn causes(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !text.contains(&cause) {
-            let colon = if text.is_empty() { "" } else { ": " };
-            text.push_str(colon);
-            text.push_str(&cause);
-        }
-    }
-    text
-}
-
-/// What clap says about the command line, but for tokens that somebody put there.
-fn usage(error: &clap::Error) -> String {
-    let mut text = error.render().to_string();
-    let arguments = std::env::args_os().filter_map(|argument| argument.into_string().ok());
-    for argument in arguments.filter(|argument| argument.starts_with("eyJ")) {
-        text = text.replace(&argument, "<a token>");
-        text.push_str(
-            "\nTokens are read from standard input or --file, where other users cannot see them.\n",
-        );
-    }
-    text
+/// Prints what was asked for of the command line itself, such as help.
+fn told(asked: &clap::Error) -> Exit {
+    let text = asked.render();
+    let text = if look_of_output().colours {
+        text.ansi().to_string()
+    } else {
+        text.to_string()
+    };
+    let _ = say(text.trim_end());
+    Exit::Success
 }
 
 /// How many there are of what is called `one` or `many`.
@@ -330,6 +242,17 @@ fn say(line: impl fmt::Display) -> io::Result<()> {
 /// Prints a line about what went wrong. There is nobody to tell where that fails.
 fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// How screens may look.
+fn look_of_output() -> Look {
+    Look::of(&io::stdout())
+}
+
+/// Asks the agent, and tells whoever waits that this takes its time.
+fn ask<T>(question: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failure> {
+    let _progress = Progress::of("waiting for the agent");
+    Ok(runtime()?.block_on(question)?)
 }
 
 /// What the commands that are clients run on.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use nix::unistd::{geteuid, mkdtemp};
 
-use super::complain;
+use super::{advised, problem};
 use crate::durable::{Attributes, Dir, DirError, Persistence};
 
 /// `$XDG_RUNTIME_DIR`, if it is there and ours: after `su` it may be somebody else's.
@@ -27,7 +27,7 @@ pub(super) fn make_private(parent: &Path) -> anyhow::Result<PathBuf> {
 pub(super) fn remove(directory: &Path) {
     if let Err(error) = std::fs::remove_dir_all(directory) {
         let directory = directory.display();
-        complain(format_args!("agent: cannot remove {directory}: {error}"));
+        problem::error(format_args!("cannot remove {directory}: {error}"));
     }
 }
 
@@ -60,7 +60,7 @@ fn put(
         let name = name.context("that is no name of a file")?;
         let whole = std::path::absolute(path)?;
         match open(whole.parent().unwrap_or(Path::new("/"))) {
-            Err(error) if error.is_missing() => anyhow::bail!("{error}; make the directory first"),
+            Err(error) if error.is_missing() => Err(advised(error, "make the directory first")),
             opened => Ok(write(&opened?, name)?),
         }
     };

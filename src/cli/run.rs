@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, Exit, Failure, Outcome, complain};
+use super::{ConfigArgs, Exit, Failure, Outcome, problem};
 use crate::agent::{AgentError, Bound, write_once};
 use crate::config::Config;
 use crate::privilege::{self, Privilege};
@@ -37,7 +37,7 @@ pub(super) fn run(args: &RunArgs) -> Outcome {
     let (config, warnings) = match Config::load(&args.config.config) {
         Ok(loaded) => loaded,
         Err(report) => {
-            complain(report.to_string().trim_end());
+            problem::diagnosed(report.iter());
             return Ok(Exit::Config);
         }
     };
@@ -66,7 +66,7 @@ fn once(config: Config) -> Outcome {
     runtime.shutdown_background();
     let failed = failed?;
     for failure in &failed {
-        complain(failure);
+        problem::error(failure);
     }
     Ok(if failed.is_empty() {
         Exit::Success

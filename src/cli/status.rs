@@ -1,18 +1,16 @@
 //! `agent status`, `agent health`, `agent reload`: how the agent is, and a new configuration.
 
-use std::fmt::Write;
-use std::time::Duration;
+mod show;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::key::describe;
-use super::{AdminArgs, Exit, Outcome, OutputFormat, complain, runtime, say};
+use self::show::to_text;
+use super::{AdminArgs, Exit, Outcome, OutputFormat, ask, complain, look_of_output, problem, say};
 use crate::clock::{Clock, SystemClock, from_unix_seconds, unix_seconds};
-use crate::duration::show_duration;
 use crate::pb::admin::{Caller, GetStatusResponse, Issuer, Key, TokenFile};
 
-/// Show issuers, keys, entries, token files and recent callers.
+/// Show on one screen how the agent is, what comes next, and what to do where something is wrong.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   agent status
@@ -47,16 +45,19 @@ pub struct ReloadArgs {
 }
 
 pub(super) fn status(args: &StatusArgs) -> Outcome {
-    let status = runtime()?.block_on(args.admin.client().status())?;
+    let status = ask(args.admin.client().status())?;
     match args.output {
         OutputFormat::Json => say(format_args!("{:#}", to_json(&status)))?,
-        OutputFormat::Text => say(to_text(&status, unix_seconds(SystemClock.now())).trim_end())?,
+        OutputFormat::Text => {
+            let now = unix_seconds(SystemClock.now());
+            say(to_text(&status, now, look_of_output()))?;
+        }
     }
     Ok(Exit::Success)
 }
 
 pub(super) fn health(args: &HealthArgs) -> Outcome {
-    let status = runtime()?.block_on(args.admin.client().status())?;
+    let status = ask(args.admin.client().status())?;
     if status.problems.is_empty() {
         say("healthy")?;
         return Ok(Exit::Success);
@@ -73,7 +74,7 @@ pub(super) fn health(args: &HealthArgs) -> Outcome {
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Outcome {
-    match runtime()?.block_on(args.admin.client().reload())? {
+    match ask(args.admin.client().reload())? {
         Ok(changes) if changes.is_empty() => say("reloaded: nothing has changed")?,
         Ok(changes) => {
             for change in changes {
@@ -81,94 +82,12 @@ pub(super) fn reload(args: &ReloadArgs) -> Outcome {
             }
         }
         Err(report) => {
-            complain("agent: not reloaded, the former configuration stays in force");
+            problem::error("not reloaded, the former configuration stays in force");
             complain(report.trim_end());
             return Ok(Exit::Config);
         }
     }
     Ok(Exit::Success)
-}
-
-/// A screen for people.
-fn to_text(status: &GetStatusResponse, now: u64) -> String {
-    let mut text = String::new();
-    let well = match (status.ready, status.problems.is_empty()) {
-        (true, true) => "healthy",
-        (true, false) => "degraded",
-        (false, _) => "not ready",
-    };
-    let up = show_duration(Duration::from_secs(now.saturating_sub(status.started_at)));
-    let _ = writeln!(
-        text,
-        "agent {} for {}: {well}, up {up}",
-        status.version, status.trust_domain
-    );
-    for problem in &status.problems {
-        let _ = writeln!(text, "  ! {problem}");
-    }
-    let _ = writeln!(text, "socket  unix://{}", status.socket_path);
-    for issuer in &status.issuers {
-        issuer_text(&mut text, issuer);
-    }
-    let (configured, created) = (status.entries_configured, status.entries_created);
-    let _ = writeln!(
-        text,
-        "\nentries  {configured} configured, {created} created"
-    );
-    if !status.token_files.is_empty() {
-        let _ = writeln!(text, "\ntoken files");
-        for file in &status.token_files {
-            let _ = writeln!(text, "  {:<44} {}", file.path, file_text(file, now));
-        }
-    }
-    if !status.recent_callers.is_empty() {
-        let _ = writeln!(text, "\nrecent callers");
-        for caller in &status.recent_callers {
-            let _ = writeln!(text, "  {}", caller_text(caller, now));
-        }
-    }
-    text
-}
-
-fn issuer_text(text: &mut String, issuer: &Issuer) {
-    let _ = writeln!(
-        text,
-        "\nissuer {}  {}\n  webroot {}",
-        issuer.name, issuer.url, issuer.webroot
-    );
-    for key in &issuer.keys {
-        let kid = key.kid.get(..12).unwrap_or(&key.kid);
-        let _ = writeln!(
-            text,
-            "  {:<8} {}  {kid}  {}",
-            key.name,
-            key.algorithm,
-            describe(key)
-        );
-    }
-}
-
-/// How the token of a file stands.
-pub(super) fn file_text(file: &TokenFile, now: u64) -> String {
-    let left = file.expires_at.saturating_sub(now);
-    let state = match (file.expires_at, left) {
-        (0, _) => "no token".to_owned(),
-        (_, 0) => "expired".to_owned(),
-        _ => format!("{} left", show_duration(Duration::from_secs(left))),
-    };
-    if file.error.is_empty() {
-        state
-    } else {
-        format!("{state}: {}", file.error)
-    }
-}
-
-fn caller_text(caller: &Caller, now: u64) -> String {
-    let ago = show_duration(Duration::from_secs(now.saturating_sub(caller.at)));
-    format!(
-        "{ago:>8} ago  uid {:<6} pid {:<8} {}",
-        caller.uid, caller.pid, caller.outcome
-    )
 }
 
 fn to_json(status: &GetStatusResponse) -> Value {

@@ -7,13 +7,13 @@ use clap::Args;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{Exit, Failure, SocketArgs, causes, complain};
+use super::{Exit, Failure, SocketArgs, advised, problem};
 use crate::clock::{Clock, SystemClock, from_unix_seconds};
 use crate::jose::jws::Unverified;
 use crate::mirror::retry_after;
 use crate::pb::Jwtsvid;
 use crate::spiffe_id::SpiffeId;
-use crate::workload_api::client::{ClientError, WorkloadClient};
+use crate::workload_api::client::WorkloadClient;
 
 /// The longest sleep: a clock that was set, or a machine that slept, is noticed within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -66,6 +66,7 @@ impl Request<'_> {
             svids.retain(|svid| svid.hint == *hint);
             if svids.is_empty() {
                 let reason = anyhow::anyhow!("no identity of this process has the hint {hint:?}");
+                let reason = advised(reason, "agent explain tells the hints of its identities");
                 return Err(Failure::new(Exit::NoIdentity, reason));
             }
         }
@@ -77,7 +78,7 @@ impl Request<'_> {
         let mut failures = 0;
         loop {
             match self.fetch().await {
-                Err(failure) if is_passing(&failure) => {
+                Err(failure) if failure.is_passing() => {
                     pause(&failure, USUAL_LIFE, &mut failures).await;
                 }
                 fetched => return fetched,
@@ -115,15 +116,8 @@ impl Request<'_> {
     }
 }
 
-/// Whether it may work in a moment without anybody doing anything about this command.
-fn is_passing(failure: &Failure) -> bool {
-    let error = failure.reason.downcast_ref::<ClientError>();
-    error.is_some_and(|error| error.is_passing(true))
-}
-
 async fn pause(failure: &Failure, life: Duration, failures: &mut u32) {
-    let reason = causes(&failure.reason);
-    complain(format_args!("agent: {reason}; trying again"));
+    problem::warning(format_args!("{}; trying again", failure.what()));
     sleep(retry_after(life, *failures)).await;
     *failures = failures.saturating_add(1);
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigArgs, Exit, Outcome, complain, count, say};
+use super::{ConfigArgs, Exit, Outcome, count, problem, say};
 use crate::attest::sight::Sight;
 use crate::config::Config;
 
@@ -28,15 +28,15 @@ pub(super) fn validate(args: &ValidateArgs) -> Outcome {
     let (config, warnings) = match Config::load(path) {
         Ok(loaded) => loaded,
         Err(report) => {
-            complain(report.to_string().trim_end());
+            problem::diagnosed(report.iter());
             return Ok(Exit::Config);
         }
     };
     for warning in warnings.iter().chain(config.unknown_names().iter()) {
-        complain(warning);
+        problem::diagnosed([warning]);
     }
-    for problem in Sight::probe().problems(&config.entries.iter().cloned().collect()) {
-        complain(format_args!("warning: {problem}"));
+    for lacking in Sight::probe().problems(&config.entries.iter().cloned().collect()) {
+        problem::warning(lacking);
     }
     if args.print {
         let printed =

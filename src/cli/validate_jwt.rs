@@ -7,7 +7,10 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Exit, Outcome, OutputFormat, SocketArgs, complain, parse_audience, runtime, say};
+use super::failure::advised;
+use super::{
+    Exit, Outcome, OutputFormat, SocketArgs, complain, parse_audience, problem, runtime, say,
+};
 use crate::jose::decode_base64url;
 use crate::jose::jws::MAX_TOKEN_BYTES;
 use crate::workload_api::client::ClientError;
@@ -42,7 +45,7 @@ pub(super) fn validate_jwt(args: &ValidateJwtArgs) -> Outcome {
     {
         Ok(valid) => valid,
         Err(ClientError::Refused(reason)) => {
-            complain(format_args!("agent: not valid: {reason}"));
+            problem::error(format_args!("not valid: {reason}"));
             show_untrusted(&token);
             return Ok(Exit::Failure);
         }
@@ -78,10 +81,10 @@ fn read_token(args: &ValidateJwtArgs) -> anyhow::Result<String> {
             .context("cannot read standard input")?,
     };
     let token = text.trim_end_matches(['\n', '\r']);
-    anyhow::ensure!(
-        !token.is_empty(),
-        "there is no token: give one on standard input or with --file"
-    );
+    if token.is_empty() {
+        let none = anyhow::anyhow!("there is no token");
+        return Err(advised(none, "give one on standard input or with --file"));
+    }
     Ok(token.to_owned())
 }
 

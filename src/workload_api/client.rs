@@ -46,7 +46,7 @@ const ADVICE: Advice = Advice {
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody serves the socket.
-    #[error("no agent listens on {}: start one with agent run or agent dev, or name its socket with {} ({source})", path.display(), advice.named_by)]
+    #[error("no agent listens on {}: {source}", path.display())]
     NobodyListens {
         /// The socket.
         path: PathBuf,
@@ -56,7 +56,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// Somebody may listen, and we may not or cannot connect.
-    #[error("cannot connect to {}: {source}{}", path.display(), connect_help(advice, source))]
+    #[error("cannot connect to {}: {source}", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -80,6 +80,25 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What to do about it, as far as that is no part of the reason.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::NobodyListens { advice, .. } => Some(format!(
+                "start one with agent run or agent dev, or name its socket with {}",
+                advice.named_by
+            )),
+            Self::Connect { advice, source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => Some(advice.denied.to_owned()),
+                io::ErrorKind::InvalidInput => Some(format!(
+                    "choose a shorter path: that of a socket has {MAX_SOCKET_PATH} bytes at most"
+                )),
+                _ => None,
+            },
+            Self::NoIdentity(_) => Some("agent explain tells what it lacks".to_owned()),
+            Self::Unavailable(_) | Self::Refused(_) | Self::Answer(_) => None,
+        }
+    }
+
     /// Whether another try may succeed; with `wait` also where nobody listens yet.
     pub fn is_passing(&self, wait: bool) -> bool {
         match self {
@@ -284,16 +303,6 @@ fn lost(socket: &Path) -> ClientError {
     ClientError::Unavailable(format!(
         "nothing sensible came from {socket}; is it an agent that listens there?"
     ))
-}
-
-fn connect_help(advice: &Advice, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => format!(" ({})", advice.denied),
-        io::ErrorKind::InvalidInput => {
-            format!(" (the path of a socket has {MAX_SOCKET_PATH} bytes at most)")
-        }
-        _ => String::new(),
-    }
 }
 
 /// A connection to whoever listens at a path; `advice` is for the caller who finds nobody.

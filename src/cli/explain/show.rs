@@ -1,74 +1,76 @@
 //! An explanation, as it is printed.
 
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 
 use super::given;
+use crate::cli::screen::{Screen, plain};
 use crate::pb::explain::v1::{Explanation, Identity, Missing, NearMiss, Withheld};
 use crate::selector::Selector;
-
-/// Columns that a terminal has at the least.
-const WIDTH: usize = 80;
-/// Where the second column begins, if the first leaves room.
-const SECOND: usize = 38;
+use crate::terminal::{Look, Style};
 
 /// An explanation for people; `own` is about the command itself.
-pub fn to_text(explained: &Explanation, own: bool) -> String {
-    let mut text = String::new();
+pub fn to_text(explained: &Explanation, own: bool, look: Look) -> String {
+    let mut screen = Screen::new(look);
     let who = if own { "this process" } else { "process" };
     let program = match explained.program.as_str() {
         "" => String::new(),
-        path => format!(", runs {}", plain(path)),
+        path => format!(", runs {path}"),
     };
     let Explanation { pid, uid, .. } = explained;
-    if explained.unattested.is_empty() {
-        paragraph(&mut text, "", &format!("{who} {pid} of uid {uid}{program}"));
+    let subject = if explained.unattested.is_empty() {
+        format!("{who} {pid} of uid {uid}{program}")
     } else {
-        paragraph(&mut text, "", &format!("process {pid}"));
-    }
-    paragraph(&mut text, "", &verdict(explained));
+        format!("process {pid}")
+    };
+    screen.paragraph(Style::Plain, "", "  ", &subject);
+    let style = if given(explained).next().is_some() {
+        Style::Good
+    } else {
+        Style::Bad
+    };
+    screen.paragraph(style, "", "  ", &verdict(explained));
     if own {
-        text.push('\n');
         let about = "This is about the command itself: its program is agent. Root can ask about \
                      another process with --pid.";
-        paragraph(&mut text, "", about);
+        screen.gap();
+        screen.paragraph(Style::Dim, "", "", about);
     }
     if let Some(advice) = advice(explained) {
-        text.push_str("\nwhat is missing\n");
-        paragraph(&mut text, "  ", &advice);
+        screen.heading("what is missing", "");
+        screen.paragraph(Style::Doubtful, "  ", "    ", &advice);
     }
     if !explained.identities.is_empty() {
-        text.push_str("\nidentities\n");
+        screen.heading("identities", "");
         for identity in &explained.identities {
-            identity_text(&mut text, identity);
+            show_identity(&mut screen, identity);
         }
     }
     if !explained.nearest.is_empty() {
-        text.push_str("\nnearest entries that do not match\n");
+        screen.heading("nearest entries that do not match", "");
         for miss in &explained.nearest {
-            miss_text(&mut text, miss);
+            show_miss(&mut screen, miss);
         }
     }
     if !explained.selectors.is_empty() {
-        text.push_str("\nselectors, and where they were read\n");
+        screen.heading("selectors, and where they were read", "");
         for fact in &explained.selectors {
             let source = fact.source.replace("PID", &pid.to_string());
-            row(&mut text, &fact.selector, &source);
+            screen.row(&fact.selector, &source);
         }
     }
     if !explained.unknown.is_empty() {
-        text.push_str("\nnot known\n");
+        screen.heading("not known", "");
         let same = explained
             .unknown
             .chunk_by(|one, next| one.reason == next.reason);
         for unknown in same {
             let names: Vec<_> = unknown.iter().map(|one| one.name.as_str()).collect();
             let reason = unknown.first().map_or("", |one| &one.reason);
-            paragraph(&mut text, "  ", &format!("{}: {reason}", names.join(", ")));
+            let told = format!("{}: {reason}", names.join(", "));
+            screen.paragraph(Style::Plain, "  ", "    ", &told);
         }
     }
-    text
+    screen.finish()
 }
 
 /// What it gets, in a line.
@@ -139,72 +141,38 @@ fn has_instead(missing: &Missing, explained: &Explanation) -> String {
     }
 }
 
-fn identity_text(text: &mut String, identity: &Identity) {
+fn show_identity(screen: &mut Screen, identity: &Identity) {
     let Identity {
         entry, spiffe_id, ..
     } = identity;
     let audiences = match (identity.limit_audiences, identity.audiences.as_slice()) {
         (false, _) => String::new(),
-        (true, audiences) => format!(", for {}", plain(&audiences.join(", "))),
+        (true, audiences) => format!(", for {}", audiences.join(", ")),
     };
     let hint = match identity.hint.as_str() {
         "" => String::new(),
         hint => format!(", hint {hint:?}"),
     };
-    row(text, spiffe_id, &format!("entry {entry}{audiences}{hint}"));
+    screen.row(spiffe_id, &format!("entry {entry}{audiences}{hint}"));
     if !identity.reason.is_empty() {
-        paragraph(text, "    ", &format!("not given: {}", identity.reason));
+        let told = format!("not given: {}", identity.reason);
+        screen.paragraph(Style::Doubtful, "    ", "      ", &told);
     }
 }
 
-fn miss_text(text: &mut String, miss: &NearMiss) {
-    row(text, &miss.entry, &miss.spiffe_id);
+fn show_miss(screen: &mut Screen, miss: &NearMiss) {
+    screen.row(&miss.entry, &miss.spiffe_id);
     for had in &miss.has {
-        let _ = writeln!(text, "    has    {}", plain(had));
+        screen.line(&[(Style::Good, "    has    "), (Style::Plain, had)]);
     }
     for missing in &miss.lacks {
-        let _ = writeln!(text, "    lacks  {}", plain(&missing.selector));
+        let selector = &missing.selector;
+        screen.line(&[(Style::Bad, "    lacks  "), (Style::Plain, selector)]);
     }
     if !miss.incomplete.is_empty() {
-        paragraph(text, "    ", &format!("matches, but {}", miss.incomplete));
+        let told = format!("matches, but {}", miss.incomplete);
+        screen.paragraph(Style::Doubtful, "    ", "      ", &told);
     }
-}
-
-/// Two columns, or two lines where the first column is too long.
-fn row(text: &mut String, first: &str, second: &str) {
-    let first = plain(first);
-    if first.chars().count() + 2 < SECOND && SECOND + second.chars().count() <= WIDTH {
-        let _ = writeln!(text, "  {first:<width$}{second}", width = SECOND - 2);
-    } else {
-        let _ = writeln!(text, "  {first}");
-        paragraph(text, "      ", second);
-    }
-}
-
-/// Lines of at most [`WIDTH`] columns, where words allow it; all but the first are indented further.
-fn paragraph(text: &mut String, indent: &str, words: &str) {
-    let mut line = indent.to_owned();
-    let mut is_empty = true;
-    for word in words.split(' ') {
-        let longer = line.chars().count() + 1 + word.chars().count();
-        if !is_empty && longer > WIDTH {
-            let _ = writeln!(text, "{line}");
-            line = format!("{indent}  ");
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    let _ = writeln!(text, "{line}");
-}
-
-/// A text that somebody else chose, so that it moves no cursor.
-fn plain(text: &str) -> String {
-    let show = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().map(show).collect()
 }
 
 /// An explanation for programs. Its members are always there.
