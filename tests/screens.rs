@@ -72,6 +72,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended, or its test has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// The environment of a terminal, and no more.
 fn clean(command: &mut Command) -> &mut Command {
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "LC_CTYPE", "LANG"] {
@@ -132,6 +140,8 @@ fn form(shown: &str) -> Vec<String> {
         ),
         (r"\d+", "N"),
         (r"[ \n]+", " "),
+        // Within the last second nothing is said of the next.
+        (r"; the agent tries it again in TIME", ""),
     ];
     let paragraphs = bare(shown);
     let form = |paragraph: &str| {

@@ -110,6 +110,13 @@ impl Screen {
         format!("{head}{gap}{tail}")
     }
 
+    /// A sentence of which no word is wider than so many columns.
+    pub fn with_short_words(&self, sentence: &str, columns: usize) -> String {
+        let words = sentence.split(' ');
+        let words: Vec<_> = words.map(|word| self.shorten(word, columns)).collect();
+        words.join(" ")
+    }
+
     /// A bar that shows which share of a whole is left: full where there is nothing to share, and
     /// empty only where nothing is left.
     pub fn bar(&self, left: u64, whole: u64) -> String {

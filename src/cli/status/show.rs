@@ -15,6 +15,8 @@ use crate::duration::duration_in_words;
 use crate::pb::admin::{Caller, GetStatusResponse};
 use crate::terminal::{Look, Style};
 
+/// So many problems are shown.
+const MAX_PROBLEMS: usize = 5;
 /// So many callers are shown.
 const MAX_CALLERS: usize = 5;
 /// Clocks are read to the second: what lies further ahead than this comes from before the wall clock
@@ -74,13 +76,24 @@ fn head(screen: &mut Screen, status: &GetStatusResponse, now: u64) {
 }
 
 fn problems(screen: &mut Screen, status: &GetStatusResponse) {
+    const HANG: &str = "    ";
     screen.heading("what is wrong", "");
     let sign = format!("  {} ", screen.sign(false));
-    for problem in &status.problems {
-        screen.paragraph(Style::Bad, &sign, "    ", problem);
+    let mut tell = |problem: &str| {
+        let room = screen.columns().saturating_sub(width(HANG));
+        let problem = screen.with_short_words(problem, room);
+        screen.paragraph(Style::Bad, &sign, HANG, &problem);
+    };
+    for problem in status.problems.iter().take(MAX_PROBLEMS) {
+        tell(problem);
     }
-    if status.problems.is_empty() {
-        screen.paragraph(Style::Bad, &sign, "    ", "no token can be made yet");
+    match status.problems.len() {
+        0 => tell("no token can be made yet"),
+        all if all > MAX_PROBLEMS => tell(&format!(
+            "{} more: agent health tells all",
+            all - MAX_PROBLEMS
+        )),
+        _ => {}
     }
 }
 
@@ -154,11 +167,7 @@ fn callers(screen: &mut Screen, callers: &[Caller], now: u64) {
         let [a, b, c] = wide;
         let who = format!("  {ago:<a$}  {uid:<b$}  {pid:<c$}  ");
         let room = screen.columns().saturating_sub(width(&who));
-        // An identity is one word, which cannot be broken; a reason has many.
-        let outcome = match caller.outcome.contains(' ') {
-            true => caller.outcome.clone(),
-            false => screen.shorten(&caller.outcome, room),
-        };
+        let outcome = screen.with_short_words(&caller.outcome, room);
         let hang = " ".repeat(width(&who));
         screen.paragraph(Style::Plain, &who, &hang, &outcome);
     }

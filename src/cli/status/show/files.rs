@@ -68,7 +68,8 @@ pub fn failing(files: &[TokenFile], now: u64) -> (usize, Option<u64>) {
     let bad = |file: &&TokenFile| State::of(file, now) <= State::Failing;
     let failing = files.iter().filter(bad);
     let tried_in = failing.clone().map(|file| file.next_refresh_in);
-    (failing.count(), tried_in.filter(|time| *time > 0).min())
+    // None at all is told for what comes within the second, and for what nobody knows.
+    (failing.count(), tried_in.min().filter(|time| *time > 0))
 }
 
 /// Shows files, those that need somebody first, and counts them all.

@@ -233,6 +233,8 @@ fn however_much_there_is_the_screen_is_short_and_counts_it() {
     };
     status.token_files = (0..10_000).map(file).collect();
     status.recent_callers = vec![caller(NOW, "spiffe://example.org/billing"); 10];
+    let problem = format!("token file /run/{}/x: no", "x".repeat(200));
+    status.problems = vec![problem; 11];
     let told = shown(&status);
     says(
         &told,
@@ -241,9 +243,10 @@ fn however_much_there_is_the_screen_is_short_and_counts_it() {
             "9992 more files: agent files shows all",
             "45 more issuers, 45 of them well",
             "issuer broken",
+            "6 more: agent health tells all",
         ],
     );
-    assert!(told.lines().count() <= 60, "{told}");
+    assert!(told.lines().count() <= 80, "{told}");
 }
 
 #[test]
@@ -284,7 +287,7 @@ proptest! {
     #[test]
     fn whatever_the_agent_says_it_fits(
         numbers in prop::array::uniform6(prop_oneof![0..200u64, any::<u64>()]),
-        text in ".{0,60}",
+        text in ".{0,200}",
         state in prop::sample::select(vec!["prepared", "published", "active", "retired", "tainted", "x"]),
         now in prop_oneof![0..200u64, Just(NOW), any::<u32>().prop_map(u64::from)],
     ) {
