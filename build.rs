@@ -27,16 +27,22 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// set `SVID_AGENT_COMMIT` itself.
 fn commit() -> String {
     println!("cargo:rerun-if-env-changed=SVID_AGENT_COMMIT");
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    println!("cargo:rerun-if-changed=.git/logs/HEAD");
-    if let Ok(given) = std::env::var("SVID_AGENT_COMMIT") {
-        return given;
+    for file in ["HEAD", "logs/HEAD"] {
+        // One that is not there would have everything built anew each time.
+        let path = git(&["rev-parse", "--git-path", file]);
+        if let Some(path) = path.filter(|path| Path::new(path).exists()) {
+            println!("cargo:rerun-if-changed={path}");
+        }
     }
-    Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
+    std::env::var("SVID_AGENT_COMMIT")
         .ok()
-        .filter(|output| output.status.success())
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
+        .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]))
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// What git says; none where there is no git, or no checkout.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let said = output.status.success().then_some(output.stdout)?;
+    Some(String::from_utf8(said).ok()?.trim().to_owned())
 }
