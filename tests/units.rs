@@ -80,7 +80,8 @@ async fn an_older_bus_that_refuses_what_it_does_not_know_is_asked_otherwise() {
     let caller = Cgroup::new(&format!("svid-agent-test-e.slice/{UNIT}"));
     let _old = bus.stand_in(OldManager).await;
     let (inside, outside, log) = grants(&bus.address, &caller);
-    assert_eq!(inside, ["root", "id", "file", "run"], "{log}");
+    let run = "1f".repeat(16);
+    assert_eq!(inside, ["root", "id", "file", "run", &run], "{log}");
     assert_eq!(outside, ["root"]);
 }
 
