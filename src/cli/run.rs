@@ -15,8 +15,8 @@ use crate::agent::{AgentError, Bound, write_once};
 use crate::config::Config;
 use crate::privilege::{self, Privilege};
 use crate::shutdown::{Hangup, on_signals};
-use crate::systemd;
 use crate::telemetry;
+use crate::{sys, systemd};
 
 /// Run the agent until it is told to stop by SIGTERM or SIGINT.
 #[derive(Debug, Args)]
@@ -122,11 +122,13 @@ where
     let (told, is_ready) = oneshot::channel();
     let until = stop.clone();
     let start = async {
-        if is_ready.await.is_ok()
-            && let Err(failure) = ready().await
-        {
-            until.cancel();
-            return Err(failure);
+        if is_ready.await.is_ok() {
+            // What a start needs is not needed again.
+            sys::trim_memory();
+            if let Err(failure) = ready().await {
+                until.cancel();
+                return Err(failure);
+            }
         }
         Ok(())
     };
