@@ -167,6 +167,12 @@ fn modules_use_only_what_lies_below_them() {
         let Some(floor) = floor_of.get(user.as_str()) else {
             panic!("{} stands on no floor", path.display());
         };
+        let grouped = text.contains("crate::{");
+        assert!(
+            !grouped,
+            "{}: one use for each module, so that this test sees it",
+            path.display()
+        );
         for name in used(code(&path, &text)) {
             if name == user {
                 continue;

@@ -15,8 +15,9 @@ use crate::agent::{AgentError, Bound, write_once};
 use crate::config::Config;
 use crate::privilege::{self, Privilege};
 use crate::shutdown::{Hangup, on_signals};
+use crate::sys;
+use crate::systemd;
 use crate::telemetry;
-use crate::{sys, systemd};
 
 /// Run the agent until it is told to stop by SIGTERM or SIGINT.
 #[derive(Debug, Args)]
