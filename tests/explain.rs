@@ -332,7 +332,7 @@ entry "billing" {{
     );
     let _agent = sandbox.start_with(&[("DBUS_SYSTEM_BUS_ADDRESS", &bus.address)]);
     let sleep = Path::new("/bin/sleep").canonicalize().unwrap();
-    let cgroup = Cgroup::new(&format!("svid-agent-test-e.slice/{UNIT}"));
+    let cgroup = Cgroup::new(&format!("svid-agent-test-g.slice/{UNIT}"));
     let service = Waiting::start(cgroup.shell(), &sleep);
     let pid = service.pid();
     let output = explain(&sandbox, &pid, &[]);

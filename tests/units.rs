@@ -77,7 +77,7 @@ async fn an_older_bus_that_refuses_what_it_does_not_know_is_asked_otherwise() {
     // As before systemd 253 to all users but root, of whom the agent need not be one.
     let refusal = "<deny send_interface=\"org.freedesktop.systemd1.Manager\" send_member=\"GetUnitByPIDFD\"/>\n";
     let bus = Bus::with_policy(&house, refusal);
-    let caller = Cgroup::new(&format!("svid-agent-test-e.slice/{UNIT}"));
+    let caller = Cgroup::new(&format!("svid-agent-test-f.slice/{UNIT}"));
     let _old = bus.stand_in(OldManager).await;
     let (inside, outside, log) = grants(&bus.address, &caller);
     let run = "1f".repeat(16);
