@@ -181,8 +181,7 @@ impl Mirror {
         self.places.watch();
         self.adopt().await;
         loop {
-            let now = self.clock.since_boot();
-            self.removals.start(&self.writers, now);
+            self.removals.start(&self.writers, self.clock.since_boot());
             self.notice_clock_step();
             if !self.sources_changed() {
                 self.look_for_directories();
@@ -200,7 +199,7 @@ impl Mirror {
                     let all: Vec<_> = std::iter::once(landed).chain(others).collect();
                     all.into_iter().flatten().for_each(|landed| self.land(landed));
                 }
-                () = self.removals.one_ended(now), if self.removals.are_under_way() => {}
+                () = self.removals.one_ended(), if self.removals.are_under_way() => {}
                 news = self.places.news() => self.heed(news),
                 Ok(()) = self.sources.steps.changed() => {}
                 Ok(()) = self.sources.files.changed() => self.adopt().await,

@@ -1,9 +1,13 @@
 //! The house rules that the compiler does not know: which module may use which, how long a file
 //! may be, where unsafe code and private RSA keys may not be.
 
+#[path = "common/source.rs"]
+mod source;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use source::{code, sources};
 
 /// The floors of `ARCHITECTURE.md`, lowest first. A module uses lower floors freely.
 const FLOORS: [&[&str]; 6] = [
@@ -101,34 +105,6 @@ const SAME_FLOOR: &[(&str, &str)] = &[
 ];
 
 const MAX_LINES: usize = 400;
-
-fn sources() -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut pending = vec![root.clone()];
-    let mut files = Vec::new();
-    while let Some(path) = pending.pop() {
-        if path.is_dir() {
-            pending.extend(
-                fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
-        } else {
-            let name = path.strip_prefix(&root).unwrap().to_owned();
-            files.push((name, fs::read_to_string(&path).unwrap()));
-        }
-    }
-    assert!(files.len() > 30);
-    files
-}
-
-/// The part of a file before its tests; nothing of a file that is all tests.
-fn code<'a>(path: &Path, text: &'a str) -> &'a str {
-    if path.ends_with("tests.rs") {
-        return "";
-    }
-    text.split("\n#[cfg(test)]").next().unwrap_or(text)
-}
 
 fn module(path: &Path) -> String {
     let first = path.iter().next().unwrap().to_str().unwrap();

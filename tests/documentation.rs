@@ -3,6 +3,8 @@
 //! known (`documentation_of_...` in `src`); the commands of `docs/getting-started.md` run in `.ci/run`.
 
 mod common;
+#[path = "common/source.rs"]
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Sandbox, documented, issuer, text};
 use regex_lite::{Regex, escape};
+use source::code;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -389,27 +392,14 @@ fn exit_codes_are_those_of_the_table() {
 
 /// The source without its tests and comments, each file in one piece, strings without line breaks.
 fn sources() -> Vec<String> {
-    let mut pending = vec![root().join("src")];
-    let mut files = Vec::new();
     let continued = Regex::new(r"\\\n\s*").unwrap();
-    while let Some(path) = pending.pop() {
-        if path.is_dir() {
-            pending.extend(
-                fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
-        } else if !path.ends_with("tests.rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("\n#[cfg(test)]").next().unwrap();
-            let lines = code
-                .lines()
-                .filter(|line| !line.trim_start().starts_with("//"));
-            let code: String = lines.map(|line| format!("{line}\n")).collect();
-            files.push(continued.replace_all(&code, "").into_owned());
-        }
-    }
-    files
+    let whole = |(path, text): (PathBuf, String)| {
+        let lines = code(&path, &text).lines();
+        let lines = lines.filter(|line| !line.trim_start().starts_with("//"));
+        let code: String = lines.map(|line| format!("{line}\n")).collect();
+        continued.replace_all(&code, "").into_owned()
+    };
+    source::sources().into_iter().map(whole).collect()
 }
 
 #[test]

@@ -38,6 +38,15 @@ fn grants(bus: &str, caller: &Cgroup) -> (Vec<String>, Vec<String>, String) {
     (inside, outside, agent.log())
 }
 
+/// A caller in the unit has all that there is to know of it, and one in none nothing; the log.
+fn is_told_all(bus: &str, caller: &Cgroup) -> String {
+    let (inside, outside, log) = grants(bus, caller);
+    let run = "1f".repeat(16);
+    assert_eq!(inside, ["root", "id", "file", "run", &run], "{log}");
+    assert_eq!(outside, ["root"]);
+    log
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_unit_is_that_of_the_cgroup_and_systemd_tells_the_rest() {
     if !have(&[Need::Root, Need::Cgroups, Need::Bus]) {
@@ -52,20 +61,14 @@ async fn the_unit_is_that_of_the_cgroup_and_systemd_tells_the_rest() {
         asked: Arc::clone(&asked),
     };
     let served = bus.stand_in(manager).await;
-    let (inside, outside, log) = grants(&bus.address, &caller);
-    let run = "1f".repeat(16);
-    assert_eq!(inside, ["root", "id", "file", "run", &run], "{log}");
-    assert_eq!(outside, ["root"]);
+    let log = is_told_all(&bus.address, &caller);
     // Who is in no unit is not asked for.
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     assert!(!log.contains("cannot be told"), "{log}");
     served.close().await.unwrap();
 
     let _old = bus.stand_in(OldManager).await;
-    let (inside, outside, log) = grants(&bus.address, &caller);
-    let run = "1f".repeat(16);
-    assert_eq!(inside, ["root", "id", "file", "run", &run], "{log}");
-    assert_eq!(outside, ["root"]);
+    is_told_all(&bus.address, &caller);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,10 +82,7 @@ async fn an_older_bus_that_refuses_what_it_does_not_know_is_asked_otherwise() {
     let bus = Bus::with_policy(&house, refusal);
     let caller = Cgroup::new(&format!("svid-agent-test-f.slice/{UNIT}"));
     let _old = bus.stand_in(OldManager).await;
-    let (inside, outside, log) = grants(&bus.address, &caller);
-    let run = "1f".repeat(16);
-    assert_eq!(inside, ["root", "id", "file", "run", &run], "{log}");
-    assert_eq!(outside, ["root"]);
+    is_told_all(&bus.address, &caller);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -112,20 +112,8 @@ impl Manager {
                 &Fd::from(&*pidfd),
             )
             .await;
-        let (path, mut unit) = match by_pidfd {
-            Ok(reply) => {
-                let (path, id, invocation_id): (OwnedObjectPath, _, _) =
-                    reply.body().deserialize()?;
-                let fragment_path = String::new();
-                (
-                    path,
-                    Unit {
-                        id,
-                        invocation_id,
-                        fragment_path,
-                    },
-                )
-            }
+        let (path, id, invocation_id) = match by_pidfd {
+            Ok(reply) => reply.body().deserialize()?,
             // Before systemd 253. The process lives on, so its number is still its own.
             Err(error) if is_unknown(&error) => {
                 let pid = u32::try_from(peer.pid()).unwrap_or(0);
@@ -137,21 +125,17 @@ impl Manager {
                 };
                 let id = property(&bus, &path, "Id").await?.try_into()?;
                 let invocation_id = property(&bus, &path, "InvocationID").await?.try_into()?;
-                let fragment_path = String::new();
-                (
-                    path,
-                    Unit {
-                        id,
-                        invocation_id,
-                        fragment_path,
-                    },
-                )
+                (path, id, invocation_id)
             }
             Err(error) if is_none(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        unit.fragment_path = property(&bus, &path, "FragmentPath").await?.try_into()?;
-        Ok(Some(unit))
+        let fragment_path = property(&bus, &path, "FragmentPath").await?.try_into()?;
+        Ok(Some(Unit {
+            id,
+            invocation_id,
+            fragment_path,
+        }))
     }
 
     async fn bus(&self) -> Result<Connection, Error> {

@@ -90,15 +90,20 @@ impl Sight {
         let [(_, first), further @ ..] = blind.as_slice() else {
             return Vec::new();
         };
-        let further = match further.len() {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+        let further = and_more(further.len());
         vec![format!(
             "the agent lacks CAP_SYS_PTRACE and sees no program of another user: entry {}{further} \
              with unix:path or unix:sha256 cannot match",
             first.id
         )]
+    }
+}
+
+/// What follows the first of several in a sentence.
+pub fn and_more(further: usize) -> String {
+    match further {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     }
 }
 

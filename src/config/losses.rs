@@ -12,6 +12,7 @@ use rustix::thread::CapabilitySet;
 use super::Config;
 use crate::attest::facts::wants_by_name;
 use crate::attest::names::Names;
+use crate::attest::sight::and_more;
 use crate::mirror::{DirectoryOwner, TokenFileSpec};
 use crate::peer::Wants;
 
@@ -115,10 +116,7 @@ impl Config {
         ];
         let told = table.into_iter().filter_map(|(lacking, lost, where_)| {
             let (first, further) = where_.split_first()?;
-            let further = match further.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
+            let further = and_more(further.len());
             let lacking = written(lacking)?;
             Some(format!(
                 "the agent lacks {lacking}: {lost}: {first}{further}"

@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use zeroize::Zeroizing;
 
 use super::error::MirrorError;
+use super::late::PATIENCE;
 use super::pace::FileNo;
 use super::spec::TokenFileSpec;
 use super::table::{Batch, Plan, Wanted};
@@ -17,9 +18,6 @@ use crate::attest::names::Names;
 use crate::audit::Audit;
 use crate::issue::Minter;
 use crate::svid::{JwtSvid, Validity};
-
-/// How long a flight is waited for: longer than for the directory of a user ([`super::user`]).
-const PATIENCE: Duration = Duration::from_secs(7);
 
 /// A moment on both clocks, from which the age of a token counts: `iat` is a whole second that may
 /// almost be over, and the machine may sleep between a signature and its landing.

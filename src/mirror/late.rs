@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// How long work on files is waited for: longer than for the directory of a user ([`super::user`]).
+pub const PATIENCE: Duration = Duration::from_secs(7);
+
 /// Counts the work that was left behind and has not come back.
 #[derive(Debug, Default)]
 pub struct Lateness(AtomicUsize);

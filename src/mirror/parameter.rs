@@ -141,9 +141,10 @@ impl Parameter {
         self.parent.join(value).join(&self.rest)
     }
 
-    /// Which directory below such a directory the file lies in; empty where it lies in itself.
-    pub fn below(&self) -> &Path {
-        self.rest.parent().unwrap_or(Path::new(""))
+    /// Which directory below such a directory the file lies in; none where it lies in itself.
+    pub fn below(&self) -> Option<&Path> {
+        let below = self.rest.parent();
+        below.filter(|below| !below.as_os_str().is_empty())
     }
 
     /// The `sub` for the directory with this name.
@@ -263,7 +264,7 @@ mod tests {
         let filled = Value::from(parameter.claims(&claims, "v").as_map().clone());
         assert_eq!(filled, json!({"a": "v", "b": ["v-1", 2], "c": {"d": "x"}}));
         assert_eq!(parameter.path_of("v"), Path::new("/run/app/v/sub/token"));
-        assert_eq!(parameter.below(), Path::new("sub"));
+        assert_eq!(parameter.below(), Some(Path::new("sub")));
     }
 
     #[test]

@@ -7,14 +7,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::late::Lateness;
+use super::late::{Lateness, PATIENCE};
 use super::manifest::Lying;
 use super::writer::Writers;
 
 /// So many files are being removed at a time.
 const MOST: usize = 16;
-/// How long a file is waited for: longer than for the directory of a user ([`super::user`]).
-const PATIENCE: Duration = Duration::from_secs(7);
 /// When a file that could not be removed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -22,9 +20,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Removals {
     wanted: Vec<Lying>,
-    /// Those that could not be, and from when on they are tried again.
+    /// Those that could not be, and when they are tried again.
     failed: Vec<Lying>,
-    again: Duration,
+    again: Option<Duration>,
     under_way: JoinSet<Option<Left>>,
     /// Those whose directories do not answer. The next agent tries them again.
     hung: Vec<Lying>,
@@ -45,7 +43,8 @@ impl Removals {
 
     /// Starts to remove what it is time for.
     pub fn start(&mut self, writers: &Writers, now: Duration) {
-        if now >= self.again {
+        if !self.failed.is_empty() && now >= *self.again.get_or_insert(now + AGAIN) {
+            self.again = None;
             self.wanted.append(&mut self.failed);
         }
         while self.under_way.len() < MOST
@@ -61,12 +60,9 @@ impl Removals {
     }
 
     /// Waits for one that is under way; at once where none is.
-    pub async fn one_ended(&mut self, now: Duration) {
+    pub async fn one_ended(&mut self) {
         match self.under_way.join_next().await {
-            Some(Ok(Some(Left::Failed(file)))) => {
-                self.again = now + AGAIN;
-                self.failed.push(file);
-            }
+            Some(Ok(Some(Left::Failed(file)))) => self.failed.push(file),
             Some(Ok(Some(Left::Hangs(file)))) => self.hung.push(file),
             // One that panicked has been told of.
             Some(Ok(None) | Err(_)) | None => {}
@@ -78,7 +74,7 @@ impl Removals {
         let until = Instant::now() + patience;
         loop {
             self.start(writers, now);
-            let ended = tokio::time::timeout_at(until, self.one_ended(now)).await;
+            let ended = tokio::time::timeout_at(until, self.one_ended()).await;
             if ended.is_err() || !self.are_under_way() {
                 return;
             }
@@ -92,7 +88,7 @@ impl Removals {
 
     /// When some are tried again.
     pub fn due(&self) -> Option<Duration> {
-        (!self.failed.is_empty()).then_some(self.again)
+        self.again
     }
 
     /// Those that are still there, while none is under way.

@@ -121,7 +121,7 @@ fn with_file<T>(mirror: &Mirror, work: impl FnOnce(&mut TokenFile) -> T) -> T {
 async fn adopt(mirror: &mut Mirror) {
     mirror.adopt().await;
     while mirror.removals.are_under_way() {
-        mirror.removals.one_ended(Duration::ZERO).await;
+        mirror.removals.one_ended().await;
     }
 }
 

@@ -258,11 +258,10 @@ fn directory(
     if !parameter.owner.is(uid, names)? {
         return Err(MirrorError::DirectoryOwner(uid));
     }
-    let below = parameter.below();
-    if below.as_os_str().is_empty() {
-        return Ok(named);
-    }
-    Ok(named.below(below, trust)?)
+    Ok(match parameter.below() {
+        Some(below) => named.below(below, trust)?,
+        None => named,
+    })
 }
 
 /// Where a file lies: its directory, and its name there.

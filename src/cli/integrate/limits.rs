@@ -34,20 +34,6 @@ pub const ALL_OF_SVIDS: &[Algorithm] = &[
     Algorithm::Es512,
 ];
 
-/// Those and Ed25519.
-pub const ALL: &[Algorithm] = &[
-    Algorithm::Rs256,
-    Algorithm::Rs384,
-    Algorithm::Rs512,
-    Algorithm::Ps256,
-    Algorithm::Ps384,
-    Algorithm::Ps512,
-    Algorithm::Es256,
-    Algorithm::Es384,
-    Algorithm::Es512,
-    Algorithm::EdDsa,
-];
-
 /// Audiences that somebody is known by.
 const KNOWN: [(&str, &str); 3] = [
     ("AWS", AWS_AUDIENCE),

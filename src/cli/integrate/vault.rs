@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 
 use super::super::quote::{hcl, shell};
 use super::facts::Facts;
-use super::limits::{ALL, Concern, Limits, wide};
+use super::limits::{Concern, Limits, wide};
 use super::text::{Blanks, fill};
 use super::workload::{command, parameter};
 use super::{HolderArgs, Part, RelyingParty};
+use crate::jose::Algorithm;
 
 /// Print the commands for a role of Vault or OpenBao, and how the workload logs in.
 ///
@@ -33,7 +34,7 @@ pub struct VaultArgs {
 const AUDIENCE: &str = "vault";
 
 const LIMITS: Limits = Limits {
-    algorithms: ALL,
+    algorithms: &Algorithm::ALL,
     ..Limits::of("Vault")
 };
 

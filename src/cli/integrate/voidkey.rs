@@ -4,10 +4,11 @@ use clap::Args;
 
 use super::super::quote::{json, shell};
 use super::facts::Facts;
-use super::limits::{ALL, Concern, Limits, error};
+use super::limits::{Concern, Limits, error};
 use super::text::{Blanks, fill};
 use super::workload::{command, parameter};
 use super::{HolderArgs, Part, RelyingParty};
+use crate::jose::Algorithm;
 
 /// Print a client identity provider for the broker of Voidkey, and how the workload asks for keys.
 ///
@@ -27,7 +28,7 @@ pub struct VoidkeyArgs {
 const AUDIENCE: &str = "voidkey";
 
 const LIMITS: Limits = Limits {
-    algorithms: ALL,
+    algorithms: &Algorithm::ALL,
     ..Limits::of("Voidkey")
 };
 
