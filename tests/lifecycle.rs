@@ -117,6 +117,7 @@ async fn open_streams_end_with_unavailable_when_the_agent_stops() {
 
     let sandbox = Sandbox::with_entry("ES256");
     let agent = sandbox.start();
+    sandbox.settle();
     let address = format!("unix://{}", sandbox.socket().display());
     let client = WorkloadApiClient::connect_to(&address).await.unwrap();
     let mut stream = client.stream_jwt_bundles().await.unwrap();

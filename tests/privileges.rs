@@ -265,6 +265,7 @@ fn root_without_any_capability_serves_and_names_all_that_is_lost() {
     check(&all, &agent, 0, &lost, "all");
     assert!(all.reader.try_wait().unwrap().is_none());
     // What is as it should be is left alone by the next start.
+    all.sandbox.settle();
     drop(agent);
     let jwks = all.sandbox.path("data/webroot/main/jwks.json");
     let before = fs::metadata(&jwks).unwrap().ino();
