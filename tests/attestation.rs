@@ -92,7 +92,7 @@ fn a_file_that_is_called_as_the_kernel_calls_removed_ones_is_another_file() {
     ]);
     // It runs before there is anybody to call, and is renamed and removed meanwhile.
     let mut call = fetch(as_user(CALLER), &program, &sandbox.socket());
-    call.args(["--wait", "--timeout", "30s"]);
+    call.arg("--wait");
     let caller = call.stdout(Stdio::piped()).stderr(Stdio::piped());
     let caller = caller.spawn().unwrap();
     let exe = format!("/proc/{}/exe", caller.id());

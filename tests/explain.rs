@@ -58,6 +58,7 @@ fn billing() -> (Sandbox, Agent, PathBuf) {
             r#"
 attestor "unix" {{
   discover_workload_path = true
+  timeout = "30s"
 }}
 entry "billing" {{
   spiffe_id = "spiffe://example.org/billing"

@@ -10,16 +10,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use callers::{entry, fetch, granted};
+use callers::{DISCOVER, entry, fetch, granted};
 use common::{Agent, CAPABILITIES, Need, Sandbox, as_user, binary, capable_of, eventually, have};
 
 const CALLER: u32 = 1007;
 const READER: u32 = 1001;
 const OTHER: u32 = 1002;
-
-/// The attestor of programs, with time for large ones on a machine at work.
-const PROGRAMS_IN_TIME: &str =
-    "attestor \"unix\" {\n  discover_workload_path = true\n  timeout = \"30s\"\n}\n";
 
 /// What asks for every privilege that there is, and beside it what asks for none.
 struct Everything {
@@ -73,7 +69,7 @@ impl Everything {
         let given = format!("{{\n  webroot_owner = \"{READER}\"\n");
         let blocks = [
             issuer.replacen("{\n", &given, 1),
-            PROGRAMS_IN_TIME.to_owned(),
+            DISCOVER.to_owned(),
             entry("uid", &[&uid]),
             entry("path", &[&uid, &path]),
             entry("both", &[&uid, &path, &hash]),
@@ -334,7 +330,7 @@ fn a_plain_user_serves_the_processes_of_this_user_below_the_runtime_directory() 
             runtime.display()
         ),
         common::issuer("main", "https://localhost", "ES256"),
-        PROGRAMS_IN_TIME.to_owned(),
+        DISCOVER.to_owned(),
         entry(
             "path",
             &[&uid, &format!("unix:path:{}", binary().display())],

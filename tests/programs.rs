@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use callers::{entry, fetch, granted, names, sandbox};
+use callers::{DISCOVER, entry, fetch, granted, names, sandbox};
 use common::{Agent, Need, as_user, binary, have, long, text};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 
+const UNLIMITED: &str = "attestor \"unix\" {\n  discover_workload_path = true\n  workload_size_limit = 0\n  timeout = \"1s\"\n}\n";
 const MIB: u64 = 1 << 20;
 const USERS: std::ops::Range<u32> = 3001..3005;
 
@@ -56,8 +57,7 @@ fn a_large_program_is_read_once_for_all_its_callers_and_again_when_it_changed() 
     let size = 100 * MIB;
     let program = program(house.path(), size);
     let hash = format!("unix:sha256:{}", digest(&program));
-    let discover = "attestor \"unix\" {\n  discover_workload_path = true\n  timeout = \"30s\"\n}\n";
-    let mut blocks = vec![discover.to_owned()];
+    let mut blocks = vec![DISCOVER.to_owned()];
     for user in USERS {
         let uid = format!("unix:uid:{user}");
         blocks.push(entry(&format!("user-{user}"), &[&uid, &hash]));
@@ -69,7 +69,6 @@ fn a_large_program_is_read_once_for_all_its_callers_and_again_when_it_changed() 
         .chain(USERS)
         .map(|user| {
             let mut call = fetch(as_user(user), &program, &sandbox.socket());
-            call.args(["--timeout", "30s"]);
             let call = call.stdout(Stdio::piped()).stderr(Stdio::piped());
             (user, call.spawn().unwrap())
         })
@@ -108,9 +107,8 @@ async fn programs_too_large_to_read_in_time_hold_up_nobody() {
     }
     let house = house();
     let program = program(house.path(), 10 << 30);
-    let unlimited = "attestor \"unix\" {\n  discover_workload_path = true\n  workload_size_limit = 0\n  timeout = \"1s\"\n}\n";
     let hash = format!("unix:sha256:{}", "0".repeat(64));
-    let mut blocks = vec![unlimited.to_owned(), entry("root", &["unix:uid:0"])];
+    let mut blocks = vec![UNLIMITED.to_owned(), entry("root", &["unix:uid:0"])];
     for user in USERS {
         let uid = format!("unix:uid:{user}");
         blocks.push(entry(&format!("user-{user}"), &[&uid, &hash]));
@@ -143,4 +141,29 @@ async fn programs_too_large_to_read_in_time_hold_up_nobody() {
         println!("p99 of others while 10 GiB programs are read: {p99:?}");
         assert!(p99 < Duration::from_millis(50), "{p99:?}");
     }
+}
+
+#[test]
+fn a_program_too_large_to_read_in_time_keeps_its_path() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let house = house();
+    let program = program(house.path(), 10 << 30);
+    let uid = format!("unix:uid:{}", USERS.start);
+    let path = format!("unix:path:{}", program.display());
+    let hash = format!("unix:sha256:{}", "0".repeat(64));
+    let blocks = [
+        UNLIMITED.to_owned(),
+        entry("path", &[&uid, &path]),
+        entry("hash", &[&uid, &hash]),
+    ];
+    let sandbox = sandbox(&blocks);
+    let agent = sandbox.start();
+    let call = || granted(fetch(as_user(USERS.start), &program, &sandbox.socket()));
+    assert_eq!(call(), ["path"]);
+    // The hash is looked for again, and whoever waits for it has his path meanwhile.
+    assert_eq!(call(), ["path"]);
+    let log = agent.log();
+    assert!(log.contains("facts=\"the hash of the program\""), "{log}");
 }

@@ -190,6 +190,7 @@ fn house() -> (Sandbox, Agent) {
     let blocks = format!(
         r#"attestor "unix" {{
   discover_workload_path = true
+  timeout = "30s"
 }}
 entry "billing" {{
   spiffe_id = "spiffe://example.org/billing"

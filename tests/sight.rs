@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use callers::{DISCOVER, entry, fetch, granted, sandbox};
+use callers::{DISCOVER, entry, fetch, fetch_within, granted, sandbox};
 use common::{Need, Sandbox, as_user, binary, eventually, have, text};
 
 const CALLER: u32 = 1007;
@@ -255,8 +255,9 @@ fn users_that_the_agents_namespace_does_not_know_are_not_told_apart() {
     assert_eq!(granted(among), ["root"]);
     let why = "does not exist in the agent's user namespace";
     for (user, group) in [(CALLER, 0), (65534, 0), (0, CALLER), (0, 65534)] {
-        let mut call = fetch(as_ids(user, group, ""), binary(), &sandbox.socket());
-        let output = call.args(["--timeout", "1s"]).output().unwrap();
+        let by = as_ids(user, group, "");
+        let mut call = fetch_within("1s", by, binary(), &sandbox.socket());
+        let output = call.output().unwrap();
         assert!(!output.status.success(), "{user}:{group}");
         assert!(!text(&output.stdout).contains("eyJ"), "{user}:{group}");
     }

@@ -58,10 +58,17 @@ impl Findings {
         });
     }
 
-    /// These and those.
+    /// These and those; what is silent for the same reason is told once.
     pub fn absorb(&mut self, other: Self) {
         self.selectors.extend(other.selectors);
-        self.silent.extend(other.silent);
+        for silence in other.silent {
+            let same =
+                |known: &&mut Silence| known.why == silence.why && known.failed == silence.failed;
+            match self.silent.iter_mut().find(same) {
+                Some(known) => known.fact = known.fact.or(silence.fact),
+                None => self.silent.push(silence),
+            }
+        }
         self.settled = self.settled.or(other.settled);
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::findings::Findings;
 use super::hash::Hasher;
@@ -17,8 +18,9 @@ use crate::peer::{Peer, Seen, Wants};
 const MAX_TURNS: usize = 1024;
 /// Programs that are read at a time, all users together: reading takes a whole core.
 const READERS: usize = 2;
-/// The priority of threads that read programs: all others go first.
-const LAST: i32 = 19;
+/// The nice value of threads that read programs. Others go first, but not so far that a busy machine
+/// never gets one read in time.
+const BEHIND: i32 = 5;
 
 /// Finds out where programs lie, and hashes them.
 #[derive(Debug)]
@@ -46,39 +48,50 @@ impl Programs {
         }
     }
 
-    /// Finds what is wanted of the program.
+    /// Finds what is wanted of the program. What takes too long is lost alone.
     pub async fn look(&self, peer: &Peer, seen: &Seen, wanted: Wants, spec: &UnixSpec) -> Findings {
-        let wanted = wanted.and(Wants::PROGRAM);
-        if wanted.is_empty() {
-            return Findings::default();
+        let mut findings = Findings::default();
+        if !wanted.meets(Wants::PROGRAM) {
+            return findings;
         }
+        let deadline = Instant::now() + spec.timeout;
         let search = Arc::new(Search {
             proc: Arc::clone(&seen.proc),
             exe: seen.exe,
-            wanted,
             size_limit: spec.size_limit,
             own_user_namespace: self.own_user_namespace,
             hasher: Arc::clone(&self.hasher),
         });
-        if let Ok(found) = search.run(Effort::Quick) {
-            return found;
-        }
-        let looked = tokio::time::timeout(spec.timeout, self.search(peer.uid(), search)).await;
-        let mut findings = Findings::default();
-        match looked {
-            Ok(Ok(found)) => findings = found,
-            Ok(Err(error)) => findings.failed(wanted, error.to_string()),
-            Err(_) => findings.failed(wanted, "the program cannot be read in time"),
+        for (fact, late) in [
+            (
+                Wants::PATH,
+                "the file system of the program does not answer in time",
+            ),
+            (Wants::SHA256, "the program cannot be read in time"),
+        ] {
+            if !wanted.meets(fact) {
+                continue;
+            }
+            if let Ok(found) = search.run(fact, Effort::Quick) {
+                findings.absorb(found);
+                continue;
+            }
+            let search = self.search(peer.uid(), fact, Arc::clone(&search));
+            match timeout_at(deadline, search).await {
+                Ok(Ok(found)) => findings.absorb(found),
+                Ok(Err(error)) => findings.failed(fact, error.to_string()),
+                Err(_) => findings.failed(fact, late),
+            }
         }
         findings
     }
 
     /// Looks beside the threads that serve, with more effort where it is needed.
-    async fn search(&self, uid: u32, search: Arc<Search>) -> io::Result<Findings> {
+    async fn search(&self, uid: u32, fact: Wants, search: Arc<Search>) -> io::Result<Findings> {
         let closed = |_| io::Error::other("the agent is stopping");
         let turn = self.turn_of(uid).acquire_owned().await.map_err(closed)?;
         let looking = Arc::clone(&search);
-        let look = move || (looking.run(Effort::Look), turn);
+        let look = move || (looking.run(fact, Effort::Look), turn);
         let turn = match tokio::task::spawn_blocking(look).await? {
             (Err(error), turn) if error.kind() == io::ErrorKind::WouldBlock => turn,
             (looked, _turn) => return looked,
@@ -88,10 +101,10 @@ impl Programs {
         let (done, read) = oneshot::channel();
         let work = move || {
             // Where it may not, others wait a little longer.
-            let _ = rustix::process::setpriority_process(None, LAST);
+            let _ = rustix::process::setpriority_process(None, BEHIND);
             // The turn is held for as long as it takes, even if nobody waits for it any more.
             let _turn = turn;
-            let _ = done.send(search.run(Effort::Read));
+            let _ = done.send(search.run(fact, Effort::Read));
         };
         std::thread::Builder::new()
             .name("hash".into())

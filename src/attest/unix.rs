@@ -146,8 +146,6 @@ pub struct Search {
     pub proc: Arc<ProcDir>,
     /// The program as it was when the process was verified.
     pub exe: Exe,
-    /// What to find.
-    pub wanted: Wants,
     /// Largest program that is hashed, in bytes; `None` hashes any.
     pub size_limit: Option<u64>,
     /// The user namespace of the agent.
@@ -157,46 +155,42 @@ pub struct Search {
 }
 
 impl Search {
-    /// Path and hash of the program, each only where it is certain.
+    /// One fact, the path of the program or its hash, only where it is certain.
     ///
     /// # Errors
     ///
     /// Something did not work that may work the next time.
-    pub fn run(&self, effort: Effort) -> io::Result<Findings> {
+    pub fn run(&self, fact: Wants, effort: Effort) -> io::Result<Findings> {
         let mut findings = Findings::default();
         let Exe::File(exe) = self.exe else {
             let why = "the agent may not look at the program: it lacks CAP_SYS_PTRACE, or the \
                        process hides it";
-            findings.none(self.wanted, why);
+            findings.none(fact, why);
             return Ok(findings);
         };
         // A tracer acts through the process it traces, whatever program that is.
         if self.proc.is_traced().map_err(io::Error::other)? {
             let why = "the process is traced, so that another one can act through it";
-            findings.none(self.wanted, why);
+            findings.none(fact, why);
             return Ok(findings);
         }
-        if self.wanted.meets(Wants::PATH) {
+        if fact == Wants::PATH {
             match self.certain_path(&exe, effort)? {
-                Ok(path) => findings.found(Wants::PATH, KIND, format_args!("{PATH}{path}")),
-                Err(why) => findings.none(Wants::PATH, why),
+                Ok(path) => findings.found(fact, KIND, format_args!("{PATH}{path}")),
+                Err(why) => findings.none(fact, why),
             }
+            return Ok(findings);
         }
-        if self.wanted.meets(Wants::SHA256) {
-            if effort < Effort::Look {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            let may_read = effort == Effort::Read;
-            let hash = self
-                .hasher
-                .hash(&self.proc, &exe, self.size_limit, may_read)?;
-            match hash {
-                Some(hash) => findings.found(Wants::SHA256, KIND, format_args!("{SHA256}{hash}")),
-                None => findings.none(
-                    Wants::SHA256,
-                    "the program is larger than workload_size_limit",
-                ),
-            }
+        if effort < Effort::Look {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let may_read = effort == Effort::Read;
+        let hash = self
+            .hasher
+            .hash(&self.proc, &exe, self.size_limit, may_read)?;
+        match hash {
+            Some(hash) => findings.found(fact, KIND, format_args!("{SHA256}{hash}")),
+            None => findings.none(fact, "the program is larger than workload_size_limit"),
         }
         Ok(findings)
     }

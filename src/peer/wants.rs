@@ -64,6 +64,10 @@ impl Wants {
             "what systemd knows of the unit"
         } else if self.meets(Self::PLACE) {
             "container, unit and namespaces"
+        } else if !self.meets(Self::SHA256) {
+            "the path of the program"
+        } else if !self.meets(Self::PATH) {
+            "the hash of the program"
         } else {
             "path and hash of the program"
         }

@@ -236,6 +236,15 @@ impl WorkloadClient {
         lost(&self.socket)
     }
 
+    fn late(&self) -> ClientError {
+        let socket = self.socket.display();
+        let patience = crate::duration::show_duration(self.timeout);
+        ClientError::Unavailable(format!(
+            "nothing came from {socket} within {patience}: the first look at a large program takes \
+             longer on a busy machine (--timeout), or what listens there is no agent"
+        ))
+    }
+
     /// Connects and calls, again and again while that may help and there is time.
     async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, ClientError>
     where
@@ -251,7 +260,7 @@ impl WorkloadClient {
             };
             let result = timeout_at(deadline, attempt)
                 .await
-                .unwrap_or_else(|_| Err(last.take().unwrap_or_else(|| lost(&self.socket))));
+                .unwrap_or_else(|_| Err(last.take().unwrap_or_else(|| self.late())));
             let passing = result
                 .as_ref()
                 .is_err_and(|error: &ClientError| error.is_passing(self.wait));

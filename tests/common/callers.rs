@@ -7,8 +7,9 @@ use std::process::{Command, Output};
 
 use crate::common::{Sandbox, issuer, text};
 
-/// The attestor of programs.
-pub const DISCOVER: &str = "attestor \"unix\" {\n  discover_workload_path = true\n}\n";
+/// The attestor of programs, with the time that a busy machine takes to read a large one.
+pub const DISCOVER: &str =
+    "attestor \"unix\" {\n  discover_workload_path = true\n  timeout = \"30s\"\n}\n";
 
 /// An entry `name` for callers with these selectors.
 pub fn entry(name: &str, selectors: &[&str]) -> String {
@@ -50,10 +51,17 @@ pub fn names(output: &Output) -> Vec<String> {
         .collect()
 }
 
-/// Adds a call of this program to a command that becomes it.
-pub fn fetch(mut by: Command, program: &Path, socket: &Path) -> Command {
+/// Adds a call of this program to a command that becomes it. It is patient: the first look at a large
+/// program takes its time.
+pub fn fetch(by: Command, program: &Path, socket: &Path) -> Command {
+    fetch_within("30s", by, program, socket)
+}
+
+/// The same with this patience.
+pub fn fetch_within(patience: &str, mut by: Command, program: &Path, socket: &Path) -> Command {
     by.arg(program)
         .args(["fetch-jwt", "--audience", "a", "--output", "json"])
+        .args(["--timeout", patience])
         .env("SPIFFE_ENDPOINT_SOCKET", socket);
     by
 }
