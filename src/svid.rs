@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::bundle::Bundle;
@@ -34,11 +35,13 @@ impl AudienceClaim {
             Self::List(audiences) => audiences,
         }
     }
+}
 
-    fn to_json(&self) -> Value {
+impl Serialize for AudienceClaim {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::One(audience) => json!(audience.as_str()),
-            Self::List(list) => list.iter().map(Audience::as_str).collect(),
+            Self::One(audience) => serializer.serialize_str(audience.as_str()),
+            Self::List(list) => serializer.collect_seq(list.iter().map(Audience::as_str)),
         }
     }
 }
@@ -141,22 +144,45 @@ impl Validity {
     }
 }
 
-/// The bytes that a signature covers: header, dot, payload.
-pub fn signing_input(key: &Jwk, subject: Subject<'_>, validity: Validity) -> String {
-    let header = json!({"alg": key.algorithm().name(), "kid": key.kid(), "typ": "JWT"});
-    let mut payload = subject.claims.as_map().clone();
-    let mut set = |name: &str, value: Value| payload.insert(name.to_owned(), value);
-    set("iss", json!(subject.issuer));
-    set("sub", json!(subject.sub.as_str()));
-    set("aud", subject.audience.to_json());
-    set("iat", json!(unix_seconds(validity.issued_at)));
-    set("nbf", json!(unix_seconds(validity.not_before)));
-    set("exp", json!(unix_seconds(validity.expires_at)));
-    if let Some(jti) = subject.jti {
-        set("jti", json!(jti));
+/// What a token says.
+struct Payload<'a>(Subject<'a>, Validity);
+
+impl Serialize for Payload<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(subject, validity) = self;
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("iss", subject.issuer)?;
+        members.serialize_entry("sub", subject.sub.as_str())?;
+        members.serialize_entry("aud", subject.audience)?;
+        members.serialize_entry("iat", &unix_seconds(validity.issued_at))?;
+        members.serialize_entry("nbf", &unix_seconds(validity.not_before))?;
+        members.serialize_entry("exp", &unix_seconds(validity.expires_at))?;
+        if let Some(jti) = subject.jti {
+            members.serialize_entry("jti", jti)?;
+        }
+        // None of them has a name from above.
+        for (name, value) in subject.claims.as_map() {
+            members.serialize_entry(name, value)?;
+        }
+        members.end()
     }
-    let part = |value: Value| encode_base64url(value.to_string());
-    format!("{}.{}", part(header), part(Value::Object(payload)))
+}
+
+/// The bytes that a signature covers: header, dot, payload.
+///
+/// # Errors
+///
+/// The claims cannot be written as JSON.
+pub fn signing_input(
+    key: &Jwk,
+    subject: Subject<'_>,
+    validity: Validity,
+) -> serde_json::Result<String> {
+    let (algorithm, kid) = (key.algorithm().name(), key.kid());
+    // Both are plain: JSON would escape nothing of them.
+    let header = format!(r#"{{"alg":"{algorithm}","kid":"{kid}","typ":"JWT"}}"#);
+    let payload = serde_json::to_vec(&Payload(subject, validity))?;
+    Ok([encode_base64url(header), encode_base64url(payload)].join("."))
 }
 
 /// A token that somebody may use: it never prints itself.
@@ -170,8 +196,10 @@ impl Token {
     /// Joins what was signed and the signature.
     pub fn assemble(signing_input: String, signature: &[u8]) -> Self {
         let mut token = signing_input;
-        token.push('.');
-        token.push_str(&encode_base64url(signature));
+        let signature = encode_base64url(signature);
+        // Tokens are kept: none has room to grow.
+        token.reserve_exact(1 + signature.len());
+        token.extend([".", &signature]);
         let hash = digest(&SHA256, token.as_bytes());
         let start = hash.as_ref().first_chunk().copied().unwrap_or_default();
         Self {

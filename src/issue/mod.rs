@@ -39,6 +39,9 @@ pub enum IssueError {
     /// The user has asked for too many signatures.
     #[error("too many signatures")]
     TooMany,
+    /// The claims cannot be written.
+    #[error("the claims cannot be written: {0}")]
+    Claims(#[from] serde_json::Error),
     /// There is no randomness for `jti`.
     #[error("no randomness for jti")]
     Random,
@@ -182,7 +185,7 @@ impl Minter {
             claims: &order.claims,
             jti: jti.as_deref(),
         };
-        let input = signing_input(signer.key.jwk(), subject, validity);
+        let input = signing_input(signer.key.jwk(), subject, validity)?;
         let kid = signer.key.jwk().shared_kid();
         let algorithm = signer.key.jwk().algorithm().name();
         let start = Instant::now();

@@ -64,7 +64,7 @@ fn what_is_minted_has_exactly_the_documented_claims_and_validates() {
         };
         let now = from_unix_seconds(NOW) + Duration::from_millis(999);
         let validity = Validity::starting(now, Duration::from_secs(300), Duration::from_secs(5));
-        let token = sign(&key, signing_input(key.jwk(), subject, validity));
+        let token = sign(&key, signing_input(key.jwk(), subject, validity).unwrap());
         let (_, claims) = validate(
             &token,
             &bundle(&[&key]),
