@@ -166,7 +166,7 @@ impl Bound {
         tell_losses(&reloader.config, &names);
         let namespaces = Namespaces::of_self(reloader.config.require_peerpidfd);
         let check = reloader.config.peer_check;
-        let slots = Slots::default();
+        let slots = Slots::new();
         let incoming = Incoming::new(
             self.listener,
             namespaces,
@@ -228,7 +228,7 @@ impl Bound {
             Namespaces::of_self(false),
             PeerCheck::Sender,
             limits.subscribe(),
-            Slots::default(),
+            Slots::new(),
         )?;
         tasks.spawn("administration", async move {
             Ok(admin::serve(incoming, services, until).await?)

@@ -82,6 +82,8 @@ pub struct Peer {
     gid: u32,
     groups: Vec<u32>,
     pidfd: Arc<OwnedFd>,
+    /// Opened while the process was held, so that it is that of no other one for as long as it is open.
+    proc: Arc<ProcDir>,
     known: Mutex<Known>,
     refused: AtomicBool,
 }
@@ -162,19 +164,20 @@ impl Peer {
         groups: Vec<u32>,
         pidfd: OwnedFd,
     ) -> Result<Self, PeerError> {
-        let peer = Self {
+        let proc = ProcDir::open(pid)?;
+        let exe = proc.exe()?;
+        // Alive at the end, so what was opened by number is this process's and no other's.
+        poll_for_end(pidfd.as_fd())?;
+        Ok(Self {
             pid,
             uid,
             gid,
             groups,
             pidfd: Arc::new(pidfd),
-            known: Mutex::new(Known::of(Exe::Unknown)),
+            proc: Arc::new(proc),
+            known: Mutex::new(Known::of(exe)),
             refused: AtomicBool::new(false),
-        };
-        let exe = ProcDir::open(pid)?.exe()?;
-        peer.still_lives()?;
-        *peer.known() = Known::of(exe);
-        Ok(peer)
+        })
     }
 
     /// The user that made a connection, by the word of the kernel; nothing else is looked at.
@@ -221,29 +224,27 @@ impl Peer {
     /// The process must get nothing, and its connection is not to be used again.
     pub fn verify(&self, with_cgroup: bool) -> Result<Seen, PeerError> {
         self.verify_ids()?;
-        let proc = ProcDir::open(self.pid)?;
-        let exe = self.verify_program(&proc)?;
-        let cgroup = with_cgroup.then(|| proc.cgroup()).transpose()?;
+        let exe = self.verify_program()?;
+        let cgroup = with_cgroup.then(|| self.proc.cgroup()).transpose()?;
         self.verify_ids()?;
-        // Alive at the end, so what was opened by number is this process's and no other's.
         self.still_lives()?;
         let cgroup = cgroup.map(|cgroup| self.note_cgroup(cgroup));
         Ok(Seen {
-            proc: Arc::new(proc),
+            proc: Arc::clone(&self.proc),
             exe,
             cgroup,
         })
     }
 
-    /// The last look before an answer goes out: as [`Peer::verify`], through what was opened.
+    /// The last look before an answer goes out: as [`Peer::verify`].
     ///
     /// # Errors
     ///
     /// As [`Peer::verify`].
     pub fn verify_again(&self, seen: &Seen) -> Result<(), PeerError> {
-        self.verify_program(&seen.proc)?;
+        self.verify_program()?;
         if let Some(cgroup) = &seen.cgroup
-            && seen.proc.cgroup()? != **cgroup
+            && self.proc.cgroup()? != **cgroup
         {
             return Err(PeerError::Moved);
         }
@@ -258,7 +259,7 @@ impl Peer {
             Err(error) => match error.raw_os_error() {
                 // Before Linux 6.13 the question is unknown; the status file answers it.
                 Some(libc::ENOTTY | libc::EINVAL) => {
-                    let ids = ProcDir::open(self.pid)?.ids()?;
+                    let ids = self.proc.ids()?;
                     self.still_lives()?;
                     ids
                 }
@@ -276,8 +277,8 @@ impl Peer {
 
     /// Another file is another program. A change of its ctime alone (a link was made, a package
     /// replaced it) is none, but what was found out about the file is then void.
-    fn verify_program(&self, proc: &ProcDir) -> Result<Exe, PeerError> {
-        let exe = proc.exe()?;
+    fn verify_program(&self) -> Result<Exe, PeerError> {
+        let exe = self.proc.exe()?;
         let mut known = self.known();
         if !known.exe.is_same_program(&exe) {
             return Err(PeerError::ChangedProgram);

@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
 use procfs::FromRead;
 use procfs::process::Status;
 use thiserror::Error;
@@ -109,18 +109,18 @@ impl ProcDir {
         Ok(File::from(openat(&self.0, "exe", flags, Mode::empty())?))
     }
 
-    /// Device and inode of its user namespace.
+    /// Its user namespace, as the kernel names it (`user:[4026531837]`): two processes are in the same
+    /// one if the names are the same.
     ///
     /// # Errors
     ///
     /// What the kernel says.
-    pub fn user_namespace(&self) -> io::Result<(u64, u64)> {
-        self.link("ns/user")
+    pub fn user_namespace(&self) -> io::Result<OsString> {
+        self.namespace("ns/user")
     }
 
-    fn link(&self, name: &str) -> io::Result<(u64, u64)> {
-        let stat = fstatat(&self.0, name, AtFlags::empty())?;
-        Ok((stat.st_dev, stat.st_ino))
+    fn namespace(&self, name: &str) -> io::Result<OsString> {
+        Ok(readlinkat(&self.0, name)?)
     }
 
     /// Real, effective, saved and file system ids: of the user, then of the group.
@@ -157,7 +157,7 @@ impl ProcDir {
         let own = libc::pid_t::try_from(std::process::id()).unwrap_or(0);
         let own = Self::open(own)?;
         for name in ["ns/user", "ns/pid"] {
-            let (theirs, ours) = (self.link(name), own.link(name));
+            let (theirs, ours) = (self.namespace(name), own.namespace(name));
             if let (Ok(theirs), Ok(ours)) = (theirs, ours)
                 && theirs != ours
             {

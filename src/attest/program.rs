@@ -3,6 +3,7 @@
 //! may never answer.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,7 +31,7 @@ pub struct Programs {
     turns: Mutex<HashMap<u32, Arc<Semaphore>>>,
     /// Programs that are read at the moment.
     readers: Semaphore,
-    own_user_namespace: Option<(u64, u64)>,
+    own_user_namespace: Option<Arc<OsStr>>,
 }
 
 impl Programs {
@@ -39,7 +40,8 @@ impl Programs {
         let own = libc::pid_t::try_from(std::process::id()).unwrap_or(0);
         let own_user_namespace = crate::proc::ProcDir::open(own)
             .ok()
-            .and_then(|proc| proc.user_namespace().ok());
+            .and_then(|proc| proc.user_namespace().ok())
+            .map(Arc::from);
         Self {
             hasher: Arc::default(),
             turns: Mutex::default(),
@@ -59,7 +61,7 @@ impl Programs {
             proc: Arc::clone(&seen.proc),
             exe: seen.exe,
             size_limit: spec.size_limit,
-            own_user_namespace: self.own_user_namespace,
+            own_user_namespace: self.own_user_namespace.clone(),
             hasher: Arc::clone(&self.hasher),
         });
         for (fact, late) in [

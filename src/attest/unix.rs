@@ -1,6 +1,7 @@
 //! The `unix` attestor: user, groups and program of a process.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
@@ -149,7 +150,7 @@ pub struct Search {
     /// Largest program that is hashed, in bytes; `None` hashes any.
     pub size_limit: Option<u64>,
     /// The user namespace of the agent.
-    pub own_user_namespace: Option<(u64, u64)>,
+    pub own_user_namespace: Option<Arc<OsStr>>,
     /// Computes hashes.
     pub hasher: Arc<Hasher>,
 }
@@ -205,7 +206,8 @@ impl Search {
         exe: &ExeStat,
         effort: Effort,
     ) -> io::Result<Result<String, Cow<'static, str>>> {
-        if Some(self.proc.user_namespace()?) != self.own_user_namespace {
+        let namespace = self.proc.user_namespace()?;
+        if Some(&*namespace) != self.own_user_namespace.as_deref() {
             let why = "the process is in another user namespace, where paths are what its owner \
                        mounts there";
             return Ok(Err(why.into()));

@@ -13,8 +13,8 @@ use crate::sys;
 /// Descriptors that the agent needs for itself: sockets, the store, files that it writes, and the
 /// looks at processes.
 const OWN_DESCRIPTORS: u64 = 40;
-/// Descriptors of one connection: its socket and its process.
-const PER_CONNECTION: u64 = 2;
+/// Descriptors of one connection: its socket, its process and that one's directory under `/proc`.
+const PER_CONNECTION: u64 = 3;
 
 /// How often memory is looked after.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
@@ -22,8 +22,12 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 const WORTH_TIDYING: usize = 64;
 
 /// Counts the connections there are.
-#[derive(Debug, Clone, Default)]
-pub struct Slots(Arc<Mutex<Taken>>);
+#[derive(Debug, Clone)]
+pub struct Slots {
+    /// As many as the descriptors of the agent allow.
+    room: usize,
+    taken: Arc<Mutex<Taken>>,
+}
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -50,9 +54,19 @@ pub enum Full {
 }
 
 impl Slots {
+    /// All are free. How many descriptors the agent may have is asked now.
+    pub fn new() -> Self {
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let room = descriptors.saturating_sub(OWN_DESCRIPTORS) / PER_CONNECTION;
+        Self {
+            room: usize::try_from(room).unwrap_or(usize::MAX).max(2),
+            taken: Arc::default(),
+        }
+    }
+
     /// Takes a place for a user.
     pub fn take(&self, uid: u32, limits: &Limits) -> Result<Slot, Full> {
-        let (all, per_uid) = within_descriptors(limits);
+        let (all, per_uid) = within(self.room, limits);
         let mut taken = self.taken();
         let own = taken.by_uid.get(&uid).copied().unwrap_or(0);
         if own >= per_uid {
@@ -95,7 +109,7 @@ impl Slots {
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,12 +126,9 @@ impl Drop for Slot {
     }
 }
 
-/// The limits of all and of one user, lowered to what the descriptors of the agent allow; one user
-/// never has all of those.
-fn within_descriptors(limits: &Limits) -> (usize, usize) {
-    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    let room = descriptors.saturating_sub(OWN_DESCRIPTORS) / PER_CONNECTION;
-    let room = usize::try_from(room).unwrap_or(usize::MAX).max(2);
+/// The limits of all and of one user, lowered to the room that there is; one user never has all of
+/// that.
+fn within(room: usize, limits: &Limits) -> (usize, usize) {
     if limits.connections <= room {
         return (limits.connections, limits.connections_per_uid);
     }
@@ -139,7 +150,7 @@ mod tests {
             connections_per_uid: 2,
             ..NONE
         };
-        let slots = Slots::default();
+        let slots = Slots::new();
         let first = slots.take(1, &limits).unwrap();
         let _second = slots.take(1, &limits).unwrap();
         assert_eq!(slots.take(1, &limits).unwrap_err(), Full::User);
@@ -158,7 +169,7 @@ mod tests {
             connections_per_uid: usize::MAX,
             ..NONE
         };
-        let (all, one) = within_descriptors(&limits);
+        let (all, one) = within(100, &limits);
         assert!(one < all && one > 0);
     }
 }
