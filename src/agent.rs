@@ -34,7 +34,7 @@ use crate::rotator::{IssuerSpec, RotationError, Rotator};
 use crate::shutdown::{Ended, Supervisor};
 use crate::socket::{BoundSocket, SocketError};
 use crate::systemd;
-use crate::workload_api::{self, OpenStreams, Parts, ServeError, WorkloadApi};
+use crate::workload_api::{self, OpenStreams, Parts, WorkloadApi};
 
 /// The version and the commit of this build.
 pub const VERSION: &str = concat!(
@@ -65,12 +65,9 @@ pub enum AgentError {
     /// The socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// A server broke.
-    #[error("a gRPC server failed: {0}")]
-    Server(#[from] tonic::transport::Error),
-    /// The server of the Workload API broke.
-    #[error("the Workload API failed: {0}")]
-    WorkloadApi(#[from] ServeError),
+    /// What reflection shows cannot be read.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// A part ended by itself or panicked: a fault of the agent.
     #[error("internal fault: {0} ended unexpectedly")]
     Fault(&'static str),
@@ -231,7 +228,8 @@ impl Bound {
             Slots::new(),
         )?;
         tasks.spawn("administration", async move {
-            Ok(admin::serve(incoming, services, until).await?)
+            admin::serve(incoming, services, until).await;
+            Ok(())
         });
         let until = stop.clone();
         tasks.spawn(

@@ -42,6 +42,7 @@ mod entry;
 mod explain;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod grpc;
 mod issue;
 mod issuer;
 mod jose;

@@ -21,6 +21,7 @@ pub use self::keys::KeysService;
 pub use self::processes::ProcessesService;
 pub use self::status::{AdministrationService, Facts, ReloadCall};
 use crate::conn::accept::Incoming;
+use crate::grpc::Server;
 use crate::pb::admin::administration_server::AdministrationServer;
 use crate::pb::admin::entries_server::EntriesServer;
 use crate::pb::admin::keys_server::KeysServer;
@@ -29,6 +30,9 @@ use crate::peer::Peer;
 
 /// The largest request, in bytes: a batch of entries.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+/// What calls that are under way get at the end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Everything that is served.
 pub struct Services {
@@ -43,26 +47,15 @@ pub struct Services {
 }
 
 /// Serves until `stop`.
-///
-/// # Errors
-///
-/// The listener broke.
-pub async fn serve(
-    incoming: Incoming,
-    services: Services,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
+pub async fn serve(incoming: Incoming, services: Services, stop: CancellationToken) {
     let entries = EntriesServer::new(services.entries).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let server = tonic::transport::Server::builder()
-        .add_service(AdministrationServer::new(services.administration))
-        .add_service(entries)
-        .add_service(KeysServer::new(services.keys))
-        .add_service(ProcessesServer::new(services.processes))
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    tokio::select! {
-        result = server => result,
-        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(1)).await } => Ok(()),
-    }
+    Server::new(None)
+        .with(AdministrationServer::new(services.administration))
+        .with(entries)
+        .with(KeysServer::new(services.keys))
+        .with(ProcessesServer::new(services.processes))
+        .serve(incoming, stop, GRACE)
+        .await;
 }
 
 /// Lets operators pass.

@@ -10,6 +10,7 @@ use super::service::{Parts, WorkloadApi, parse_audiences, parse_requested_id, pe
 use crate::attest::examine::Origin;
 use crate::entry::NearMiss;
 use crate::explain::{self, Question, explain};
+use crate::grpc::time_given;
 use crate::metrics::Rpc;
 use crate::pb::explain::v1::explain_server::Explain;
 use crate::pb::explain::v1::{
@@ -69,26 +70,8 @@ const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// How long whoever sent a request would rather wait than hear that something took too long: most of
 /// the time that the request gives (`grpc-timeout`), so that the answer comes in time.
 pub fn patience<T>(request: &Request<T>) -> Duration {
-    let given = request.metadata().get("grpc-timeout");
-    let given = given.and_then(|value| parse_timeout(value.to_str().ok()?));
+    let given = time_given(request.metadata().as_ref());
     given.unwrap_or_default().min(MAX_PATIENCE) * 4 / 5
-}
-
-/// At most eight digits and a unit, as gRPC writes it.
-fn parse_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let nanoseconds: u64 = match unit {
-        "H" => 3_600_000_000_000,
-        "M" => 60_000_000_000,
-        "S" => 1_000_000_000,
-        "m" => 1_000_000,
-        "u" => 1_000,
-        "n" => 1,
-        _ => return None,
-    };
-    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    let number: u64 = digits.parse().ok().filter(|_| is_number)?;
-    Some(Duration::from_nanos(number.saturating_mul(nanoseconds)))
 }
 
 /// An explanation as it goes over a socket.

@@ -6,30 +6,25 @@ mod refuse;
 mod service;
 mod streams;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
+use http::HeaderMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataMap;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::Connected;
-use tonic::{Request, Status};
+use tonic::Status;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use self::explain::{patience, show as show_explanation};
 pub use self::service::{Parts, Policy, WorkloadApi};
 pub use self::streams::OpenStreams;
-use crate::conn::Conn;
 use crate::conn::accept::Incoming;
+use crate::grpc::Server;
 use crate::issue::IssueError;
 use crate::limits::Limits;
 use crate::metrics::Rpc;
 use crate::pb::explain::v1::explain_server::ExplainServer;
 use crate::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
-use crate::peer::Peer;
 
 /// The metadata key that every request carries (SPIFFE Workload Endpoint, section 3), so that a
 /// confused HTTP client is not taken for a workload.
@@ -40,37 +35,18 @@ const MAX_RESET_STREAMS: usize = 20;
 /// Streams that we had to reset.
 const MAX_ERROR_STREAMS: usize = 64;
 
-impl Connected for Conn {
-    type ConnectInfo = Arc<Peer>;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.peer()
-    }
-}
-
 /// What a client may send on one stream before it is read, and on all of them together, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// What reflection shows.
 const SHOWN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workload.fds"));
 
-/// Why there is no server.
-#[derive(Debug, Error)]
-pub enum ServeError {
-    /// It broke.
-    #[error(transparent)]
-    Server(#[from] tonic::transport::Error),
-    /// What reflection shows cannot be read.
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
-
 /// Serves until `stop`, then lets calls finish for as long as `grace`. Of `limits` only those take
 /// effect here that cannot change while the agent runs.
 ///
 /// # Errors
 ///
-/// The listener broke.
+/// What reflection shows cannot be read.
 pub async fn serve(
     incoming: Incoming,
     api: WorkloadApi,
@@ -78,36 +54,33 @@ pub async fn serve(
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
     grace: Duration,
-) -> Result<(), ServeError> {
+) -> Result<(), tonic_reflection::server::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let explain = ExplainServer::new(api.clone()).max_decoding_message_size(limits.request_bytes);
     let service = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(limits.request_bytes);
     let most = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
-    let mut server = tonic::transport::Server::builder()
-        .http2_max_header_list_size(most(limits.header_list_bytes))
+    // Streams go on for as long as they like, once they have begun.
+    let mut server = Server::new(limits.request_timeout);
+    server
+        .http()
+        .max_header_list_size(most(limits.header_list_bytes))
         .max_concurrent_streams(most(limits.streams_per_connection))
-        .http2_max_pending_accept_reset_streams(Some(MAX_RESET_STREAMS))
-        .http2_max_local_error_reset_streams(Some(MAX_ERROR_STREAMS))
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_ERROR_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)));
-    if let Some(timeout) = limits.request_timeout {
-        // Until the first word of the answer: streams go on for as long as they like.
-        server = server.timeout(timeout);
-    }
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10));
     let server = server
-        .add_service(InterceptedService::new(service, check_header))
-        .add_service(InterceptedService::new(explain, check_header))
+        .with_checked(service, check_header)
+        .with_checked(explain, check_header)
         // Health and reflection are open to all, as in SPIRE: they name no identity.
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        .with(health_service)
+        .with(reflection().build_v1()?)
+        .with(reflection().build_v1alpha()?);
     tokio::select! {
-        result = server => Ok(result?),
+        () = server.serve(incoming, stop, grace) => Ok(()),
         () = report_health(health, ready) => Ok(()),
-        () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => Ok(()),
     }
 }
 
@@ -134,21 +107,17 @@ async fn report_health(health: HealthReporter, mut ready: watch::Receiver<bool>)
     }
 }
 
-fn check_header(request: Request<()>) -> Result<Request<()>, Status> {
-    if has_security_header(request.metadata()) {
-        Ok(request)
+/// Lets requests pass that have the header exactly once, and exactly `true`.
+fn check_header(headers: &HeaderMap) -> Result<(), Status> {
+    let mut values = headers.get_all(SECURITY_HEADER).iter();
+    let first = values.next().map(|value| value.as_bytes() == b"true");
+    if first == Some(true) && values.next().is_none() {
+        Ok(())
     } else {
         Err(Status::invalid_argument(
             "security header missing from request",
         ))
     }
-}
-
-/// Whether the header is there exactly once and exactly `true`.
-fn has_security_header(metadata: &MetadataMap) -> bool {
-    let mut values = metadata.get_all(SECURITY_HEADER).iter();
-    let first = values.next().map(|value| value.as_bytes() == b"true");
-    first == Some(true) && values.next().is_none()
 }
 
 /// Why a call is refused. The messages hold no selector, no path and no other identity.
