@@ -137,6 +137,29 @@ fn the_watchdog_of_the_service_manager_is_fed() {
 }
 
 #[test]
+fn threads_that_sign_for_long_give_way_to_those_that_serve() {
+    let sandbox = Sandbox::with_entry("RS256");
+    let agent = sandbox.start();
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
+    let mut nice = std::collections::BTreeMap::<String, Vec<i32>>::new();
+    for task in tasks {
+        // A thread that serves for a moment may have ended.
+        let Ok(stat) = fs::read_to_string(task.unwrap().path().join("stat")) else {
+            continue;
+        };
+        let (name, fields) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+        let value = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
+        nice.entry(name.to_owned()).or_default().push(value);
+    }
+    let own = nice["agent"].clone();
+    assert!(
+        nice["signer"].iter().all(|value| *value > own[0]),
+        "{nice:?}"
+    );
+    assert!(nice["tokio-rt-worker"].contains(&own[0]), "{nice:?}");
+}
+
+#[test]
 fn keys_and_state_are_closed_to_everybody_else() {
     let sandbox = Sandbox::with_entry("RS256");
     let _agent = sandbox.start();

@@ -141,7 +141,7 @@ fn table() -> usize {
     );
     idle.line();
     let each = (resident(&agent.agent) - before) / f64::from(IDLE);
-    table.size("RSS at ready", at_ready / 1e6, "MB", 10.0);
+    table.size("RSS at ready", at_ready / 1e6, "MB", 12.0);
     table.size(
         "RSS of an idle connection with a stream",
         each / 1e3,
@@ -150,7 +150,7 @@ fn table() -> usize {
     );
     #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
     let bytes = fs::metadata(binary()).expect("a binary").len() as f64;
-    table.size("stripped binary", bytes / 1e6, "MB", 8.0);
+    table.size("stripped binary", bytes / 1e6, "MB", 12.0);
     table.missed
 }
 

@@ -14,14 +14,12 @@ use super::findings::Findings;
 use super::hash::Hasher;
 use super::unix::{Effort, Search, UnixSpec};
 use crate::peer::{Peer, Seen, Wants};
+use crate::sys;
 
 /// Users whose turns are remembered before idle ones are forgotten.
 const MAX_TURNS: usize = 1024;
 /// Programs that are read at a time, all users together: reading takes a whole core.
 const READERS: usize = 2;
-/// The nice value of threads that read programs. Others go first, but not so far that a busy machine
-/// never gets one read in time.
-const BEHIND: i32 = 5;
 
 /// Finds out where programs lie, and hashes them.
 #[derive(Debug)]
@@ -102,8 +100,7 @@ impl Programs {
         let _reader = self.readers.acquire().await.map_err(closed)?;
         let (done, read) = oneshot::channel();
         let work = move || {
-            // Where it may not, others wait a little longer.
-            let _ = rustix::process::setpriority_process(None, BEHIND);
+            sys::give_way();
             // The turn is held for as long as it takes, even if nobody waits for it any more.
             let _turn = turn;
             let _ = done.send(search.run(fact, Effort::Read));

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::sys;
+
 /// Signatures that one user may wait for at a time.
 const MAX_WAITING: usize = 256;
 
@@ -142,6 +144,8 @@ impl Shared {
 }
 
 fn work(shared: &Shared) {
+    // Whoever serves callers has little to do each time and would wait for a whole signature.
+    sys::give_way();
     loop {
         let mut queue = shared.queue();
         let job = loop {
