@@ -163,7 +163,7 @@ impl Bound {
         tell_losses(&reloader.config, &names);
         let namespaces = Namespaces::of_self(reloader.config.require_peerpidfd);
         let check = reloader.config.peer_check;
-        let slots = Slots::new();
+        let slots = Slots::default();
         let incoming = Incoming::new(
             self.listener,
             namespaces,
@@ -225,7 +225,7 @@ impl Bound {
             Namespaces::of_self(false),
             PeerCheck::Sender,
             limits.subscribe(),
-            Slots::new(),
+            Slots::default(),
         )?;
         tasks.spawn("administration", async move {
             admin::serve(incoming, services, until).await;

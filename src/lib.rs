@@ -52,6 +52,7 @@ mod metrics;
 mod mirror;
 mod pb;
 mod peer;
+mod priority;
 mod privilege;
 mod proc;
 mod proto_json;

@@ -125,13 +125,6 @@ pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Has the threads of others go before this one where both want the same core, but not so far that
-/// this one gets nowhere on a busy machine. Nothing happens where a filter of system calls forbids it.
-pub fn give_way() {
-    const NICE: i32 = 5;
-    let _ = rustix::process::setpriority_process(None, NICE);
-}
-
 /// Gives free memory back to the system.
 pub fn trim_memory() {
     // SAFETY: the call takes an integer and may be made at any time.

@@ -20,6 +20,7 @@ const FLOORS: [&[&str]; 6] = [
         "durable",
         "duration",
         "limits",
+        "priority",
         "quiet",
         "sys",
         "terminal",

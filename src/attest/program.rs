@@ -14,7 +14,7 @@ use super::findings::Findings;
 use super::hash::Hasher;
 use super::unix::{Effort, Search, UnixSpec};
 use crate::peer::{Peer, Seen, Wants};
-use crate::sys;
+use crate::priority::give_way;
 
 /// Users whose turns are remembered before idle ones are forgotten.
 const MAX_TURNS: usize = 1024;
@@ -100,7 +100,7 @@ impl Programs {
         let _reader = self.readers.acquire().await.map_err(closed)?;
         let (done, read) = oneshot::channel();
         let work = move || {
-            sys::give_way();
+            give_way();
             // The turn is held for as long as it takes, even if nobody waits for it any more.
             let _turn = turn;
             let _ = done.send(search.run(fact, Effort::Read));

@@ -22,12 +22,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 const WORTH_TIDYING: usize = 64;
 
 /// Counts the connections there are.
-#[derive(Debug, Clone)]
-pub struct Slots {
-    /// As many as the descriptors of the agent allow.
-    room: usize,
-    taken: Arc<Mutex<Taken>>,
-}
+#[derive(Debug, Clone, Default)]
+pub struct Slots(Arc<Mutex<Taken>>);
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -54,19 +50,9 @@ pub enum Full {
 }
 
 impl Slots {
-    /// All are free. How many descriptors the agent may have is asked now.
-    pub fn new() -> Self {
-        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        let room = descriptors.saturating_sub(OWN_DESCRIPTORS) / PER_CONNECTION;
-        Self {
-            room: usize::try_from(room).unwrap_or(usize::MAX).max(2),
-            taken: Arc::default(),
-        }
-    }
-
     /// Takes a place for a user.
     pub fn take(&self, uid: u32, limits: &Limits) -> Result<Slot, Full> {
-        let (all, per_uid) = within(self.room, limits);
+        let (all, per_uid) = within_descriptors(limits);
         let mut taken = self.taken();
         let own = taken.by_uid.get(&uid).copied().unwrap_or(0);
         if own >= per_uid {
@@ -109,7 +95,7 @@ impl Slots {
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,9 +112,12 @@ impl Drop for Slot {
     }
 }
 
-/// The limits of all and of one user, lowered to the room that there is; one user never has all of
-/// that.
-fn within(room: usize, limits: &Limits) -> (usize, usize) {
+/// The limits of all and of one user, lowered to what the descriptors of the agent allow at the moment;
+/// one user never has all of those.
+fn within_descriptors(limits: &Limits) -> (usize, usize) {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let room = descriptors.saturating_sub(OWN_DESCRIPTORS) / PER_CONNECTION;
+    let room = usize::try_from(room).unwrap_or(usize::MAX).max(2);
     if limits.connections <= room {
         return (limits.connections, limits.connections_per_uid);
     }
@@ -150,7 +139,7 @@ mod tests {
             connections_per_uid: 2,
             ..NONE
         };
-        let slots = Slots::new();
+        let slots = Slots::default();
         let first = slots.take(1, &limits).unwrap();
         let _second = slots.take(1, &limits).unwrap();
         assert_eq!(slots.take(1, &limits).unwrap_err(), Full::User);
@@ -169,7 +158,7 @@ mod tests {
             connections_per_uid: usize::MAX,
             ..NONE
         };
-        let (all, one) = within(100, &limits);
+        let (all, one) = within_descriptors(&limits);
         assert!(one < all && one > 0);
     }
 }

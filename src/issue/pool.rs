@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::sys;
+use crate::priority::give_way;
 
 /// Signatures that one user may wait for at a time.
 const MAX_WAITING: usize = 256;
@@ -145,7 +145,7 @@ impl Shared {
 
 fn work(shared: &Shared) {
     // Whoever serves callers has little to do each time and would wait for a whole signature.
-    sys::give_way();
+    give_way();
     loop {
         let mut queue = shared.queue();
         let job = loop {
