@@ -241,7 +241,7 @@ impl Bound {
             Ok(())
         });
         let until = stop.clone();
-        let mirroring = || async move {
+        let mirroring = async move {
             mirror.run(until).await;
             Ok(())
         };

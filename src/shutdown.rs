@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::panic::resume_unwind;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,16 +95,19 @@ impl<E: Send + 'static> Supervisor<E> {
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub fn spawn_apart<F: Future<Output = Result<(), E>>>(
+    pub fn spawn_apart(
         &mut self,
         name: &'static str,
-        task: impl FnOnce() -> F + Send + 'static,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (done, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name(name.to_owned());
         let thread = thread.spawn(move || {
-            let result = runtime.block_on(task());
+            // Not the task that the thread blocks on: that one is woken by way of the kernel, even
+            // where it wakes itself.
+            let result = runtime.block_on(runtime.spawn(task));
+            let result = result.unwrap_or_else(|error| resume_unwind(error.into_panic()));
             // Nothing that still blocks is worth waiting for.
             runtime.shutdown_background();
             // Whoever waited may have gone first.
@@ -112,7 +116,7 @@ impl<E: Send + 'static> Supervisor<E> {
         self.spawn(name, async move {
             match ended.await {
                 Ok(result) => result,
-                Err(_) => std::panic::resume_unwind(match thread.join() {
+                Err(_) => resume_unwind(match thread.join() {
                     Err(panic) => panic,
                     Ok(()) => Box::new("it ended without a word"),
                 }),
@@ -189,7 +193,7 @@ mod tests {
         assert!(matches!(all.run().await, Some(Ended::Panic("clumsy"))));
 
         let (mut all, _) = supervisor();
-        let apart = || async { panic!("on purpose") };
+        let apart = async { panic!("on purpose") };
         all.spawn_apart("clumsy apart", apart).unwrap();
         assert!(matches!(
             all.run().await,
