@@ -100,7 +100,12 @@ impl<E: Send + 'static> Supervisor<E> {
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) -> io::Result<()> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // However busy the task is, others' words, times and files are looked at after each turn of it.
+        let runtime = Builder::new_current_thread()
+            .global_queue_interval(1)
+            .event_interval(1)
+            .enable_all()
+            .build()?;
         let (done, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name(name.to_owned());
         let thread = thread.spawn(move || {
