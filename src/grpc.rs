@@ -59,7 +59,7 @@ pub struct Server {
     services: Services,
 }
 
-/// Services by name, those first that are called the most.
+/// Services by name.
 #[derive(Default)]
 struct Services(Vec<(&'static str, Handler)>);
 

@@ -140,23 +140,26 @@ fn the_watchdog_of_the_service_manager_is_fed() {
 fn threads_that_sign_for_long_give_way_to_those_that_serve() {
     let sandbox = Sandbox::with_entry("RS256");
     let agent = sandbox.start();
-    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
-    let mut nice = std::collections::BTreeMap::<String, Vec<i32>>::new();
-    for task in tasks {
-        // A thread that serves for a moment may have ended.
-        let Ok(stat) = fs::read_to_string(task.unwrap().path().join("stat")) else {
-            continue;
-        };
-        let (name, fields) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
-        let value = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
-        nice.entry(name.to_owned()).or_default().push(value);
-    }
-    let own = nice["agent"].clone();
-    assert!(
-        nice["signer"].iter().all(|value| *value > own[0]),
-        "{nice:?}"
-    );
-    assert!(nice["tokio-rt-worker"].contains(&own[0]), "{nice:?}");
+    let nice_of = |thread: &str| -> Vec<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
+        // A thread that served for a moment may have ended.
+        let stats =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        let of_name = stats.filter_map(|stat| {
+            let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+            let nice = fields.split_whitespace().nth(16)?.parse().ok()?;
+            (name == thread).then_some(nice)
+        });
+        of_name.collect()
+    };
+    let own = nice_of("agent")[0];
+    // Each says so itself, when it begins.
+    eventually("signers give way", || {
+        let signers = nice_of("signer");
+        (!signers.is_empty() && signers.iter().all(|nice| *nice > own)).then_some(())
+    });
+    let serving = nice_of("tokio-rt-worker");
+    assert!(serving.contains(&own), "{serving:?}");
 }
 
 #[test]

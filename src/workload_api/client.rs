@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::SECURITY_HEADER;
+use crate::duration::show_duration;
 use crate::pb::explain::v1::explain_client::ExplainClient;
 use crate::pb::explain::v1::{ExplainCallerRequest, Explanation};
 use crate::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -238,7 +239,7 @@ impl WorkloadClient {
 
     fn late(&self) -> ClientError {
         let socket = self.socket.display();
-        let patience = crate::duration::show_duration(self.timeout);
+        let patience = show_duration(self.timeout);
         ClientError::Unavailable(format!(
             "nothing came from {socket} within {patience}: the first look at a large program takes \
              longer on a busy machine (--timeout), or what listens there is no agent"

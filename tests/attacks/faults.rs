@@ -207,6 +207,19 @@ impl Drop for Broken {
     }
 }
 
+/// Before Linux 6.10 a descriptor has no name for whoever lacks CAP_DAC_READ_SEARCH.
+#[test]
+fn where_a_file_cannot_be_linked_by_its_descriptor_it_is_by_way_of_proc() {
+    against_each_agent(&[Need::Strace], |house| {
+        house.prepare(&["mkdir", "his"]);
+        let his = house.home.join("his/token");
+        house.configure(&[(his.clone(), "ttl = \"2s\"")]);
+        // In each thread the first way fails, and the second does not.
+        let _agent = house.start_injected("linkat:error=ENOENT:when=1+2");
+        renewed(&his);
+    });
+}
+
 /// A14: whichever call it is that fails.
 #[test]
 fn an_error_of_the_disk_at_any_call_leaves_the_old_token_and_nothing_half_written() {

@@ -159,11 +159,16 @@ impl House {
 
     /// As [`House::start`], with every call of this kind held up for a moment.
     pub fn start_slow(&self, call: &str) -> Agent {
+        self.start_injected(&format!("{call}:delay_enter=500"))
+    }
+
+    /// Starts the agent with something injected into its system calls, as strace writes it.
+    pub fn start_injected(&self, injection: &str) -> Agent {
         let inner = self.runner.command();
         let mut strace = Command::new("strace");
         // strace steps aside, so that the child is the agent itself.
         strace.args(["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e"]);
-        strace.arg(format!("inject={call}:delay_enter=500"));
+        strace.arg(format!("inject={injection}"));
         strace.arg(inner.get_program()).args(inner.get_args());
         self.sandbox.start_by(strace, &[])
     }
